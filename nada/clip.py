@@ -1,0 +1,286 @@
+"""CLIP: pictures and prompts as unit vectors in one space, for OpenAI's models and the bundled ones.
+
+The architecture, the tokenizer and the large weights are those of OpenAI's `clip` package; this
+module adds what adaptation needs around them: gradients through the preprocessing, prompts of any
+kind answered by a vector or by a sentence, and the compact file format of the bundled models.
+The package is imported on first use, so that `import nada` stays cheap and downloads nothing.
+"""
+
+import functools
+import string
+import unicodedata
+import urllib.error
+import warnings
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+VOCABULARY = 49408
+START, END = VOCABULARY - 2, VOCABULARY - 1  # the marker tokens around every prompt
+MAX_CHARACTERS = 1000  # 77 tokens hold fewer; a longer "word" would keep the tokenizer busy
+
+# Channel statistics of CLIP's training pictures, in [0, 1] (Radford et al. 2021, released code).
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+BUNDLED = {"demo": "clip-resnet.safetensors", "demo-vit": "clip-vit.safetensors"}
+
+
+class PromptError(ValueError):
+    """A prompt that CLIP cannot read; the message is a sentence for the person who typed it."""
+
+
+class CLIP(nn.Module):
+    """Image and text features of one CLIP model.
+
+    model: a `clip.model.CLIP` in float32, used as it is (`load_clip` freezes it, training may not).
+    name:  what to call it in messages.
+    words: the words it was trained on, or None when it knows natural language at large.
+    """
+
+    def __init__(self, model: nn.Module, name: str = "clip", words: frozenset | None = None):
+        super().__init__()
+        self.model, self.name, self.words = model, name, words
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the square pictures that the image tower takes."""
+        return self.model.visual.input_resolution
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens in a prompt, the start and end markers included."""
+        return self.model.positional_embedding.shape[0]
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] in [-1, 1] → [N, 3, resolution, resolution], normalised; differentiable."""
+        images = (images.float() + 1) / 2
+        height, width = images.shape[-2:]
+        if min(height, width) != self.resolution:
+            scale = self.resolution / min(height, width)
+            size = (round(height * scale), round(width * scale))
+            images = F.interpolate(
+                images, size, mode="bicubic", align_corners=False, antialias=True
+            )
+        top, left = ((side - self.resolution) // 2 for side in images.shape[-2:])
+        images = images[..., top : top + self.resolution, left : left + self.resolution]
+        return (images - self.mean) / self.std
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit features [N, D] of images [N, 3, H, W] in [-1, 1] (not clamped)."""
+        return F.normalize(self.model.visual(self.preprocess(images)).float(), dim=-1)
+
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """Unit features [N, D] of N prompts; raises PromptError for one that cannot be read."""
+        return self.encode_tokens(self.tokenize(prompts))
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Unit features [N, D] of token ids [N, L], L ≤ context_length.
+
+        Attention is causal and the feature is read at the end marker, so what follows the marker
+        cannot matter: L may be the longest prompt of the batch, with the same result as 77.
+        """
+        model, length = self.model, tokens.shape[1]
+        x = model.token_embedding(tokens) + model.positional_embedding[:length]  # [N, L, W]
+        x = x.transpose(0, 1)  # [L, N, W], the layout of the towers
+        mask = x.new_full((length, length), float("-inf")).triu_(1)
+        for block in model.transformer.resblocks:
+            y = block.ln_1(x)
+            x = x + block.attn(y, y, y, need_weights=False, attn_mask=mask)[0]
+            x = x + block.mlp(block.ln_2(x))
+        ends = tokens.argmax(dim=1)  # the end marker has the highest id
+        x = model.ln_final(x[ends, torch.arange(len(tokens), device=tokens.device)])  # [N, W]
+        return F.normalize((x @ model.text_projection).float(), dim=-1)
+
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """Token ids [N, L] (int64, zero-padded) on the model's device, L the longest prompt's."""
+        rows = [[START, *self.check_prompt(prompt), END] for prompt in prompts]
+        tokens = torch.zeros(len(rows), max(map(len, rows), default=2), dtype=torch.long)
+        for row, ids in zip(tokens, rows, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+        return tokens.to(self.model.positional_embedding.device)
+
+    def check_prompt(self, prompt: str) -> list[int]:
+        """The prompt's token ids without markers; PromptError if it is empty or too long."""
+        if not isinstance(prompt, str):
+            raise PromptError(f"A prompt must be text, got {type(prompt).__name__}: type a phrase.")
+        if len(prompt) > MAX_CHARACTERS:
+            raise PromptError(
+                f"The prompt has {len(prompt)} characters, more than {MAX_CHARACTERS}: "
+                "shorten it to a short phrase."
+            )
+        # Marker strings typed by a user come back as marker tokens and would end the prompt early.
+        ids = [token for token in tokenizer().encode(prompt) if token < START]
+        if not ids or not any(unicodedata.category(c)[0] in "LNPS" for c in prompt):
+            raise PromptError("The prompt is empty: describe the picture in a few words.")
+        room = self.context_length - 2
+        if len(ids) > room:
+            raise PromptError(
+                f"The prompt {abbreviate(prompt)} takes {len(ids)} tokens with the words around "
+                f"it, and CLIP model {self.name} reads {room}: shorten it."
+            )
+        return ids
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of the prompt that this model never saw, in order; [] where it knows the language.
+
+        Emoji and characters of any script count as words; ASCII punctuation does not.
+        """
+        if self.words is None:
+            return []
+        pieces = tokenizer().pat.findall(clean(prompt))
+        known = self.words | {"<|startoftext|>", "<|endoftext|>"}
+        spoken = (p for p in pieces if not p.startswith("'") and set(p) - set(string.punctuation))
+        return list(dict.fromkeys(word for word in spoken if word not in known))
+
+
+def abbreviate(prompt: str, length: int = 40) -> str:
+    """The prompt quoted for a message, on one line, cut to `length` characters."""
+    line = " ".join(prompt.split())
+    return f"“{line if len(line) <= length else line[: length - 1] + '…'}”"
+
+
+def clean(prompt: str) -> str:
+    """The prompt as the tokenizer sees it: repaired Unicode, single spaces, lower case."""
+    module = openai_clip().simple_tokenizer
+    return module.whitespace_clean(module.basic_clean(prompt)).lower()
+
+
+# Loading and saving
+
+
+def load_clip(name_or_path: str | Path, device="cpu") -> CLIP:
+    """A frozen CLIP in evaluation mode.
+
+    name_or_path: "demo" or "demo-vit" (bundled), an OpenAI name such as "ViT-B/32" (downloaded
+    once, its sha256 checked by the `clip` package), or a file: .safetensors in OpenAI's names, or
+    OpenAI's own .pt. ValueError with a sentence when there is no such model or it cannot be read.
+    """
+    name = str(name_or_path).strip()
+    path = bundled_path(name) if name in BUNDLED else Path(name)
+    if path.suffix == ".safetensors":
+        clip = _load_safetensors(path, name)
+    else:
+        clip = CLIP(_load_openai(name), name)
+    return clip.requires_grad_(False).eval().to(device)
+
+
+def load_clips(spec: str, device="cpu") -> list[CLIP]:
+    """The models of an ensemble, "ViT-B/32+ViT-B/16"; "demo" stands for all bundled ones."""
+    names = []
+    for name in (part.strip() for part in str(spec).split("+")):
+        here = [bundled for bundled in BUNDLED if bundled_path(bundled).is_file()]
+        names += here if name == "demo" and here else [name]
+    return [load_clip(name, device) for name in dict.fromkeys(names)]
+
+
+def save_clip(model: nn.Module, path: str | Path, token_ids, words, metadata: dict | None = None):
+    """Write a small CLIP: fp16, and of the token embedding only the rows `token_ids` it uses.
+
+    model: `clip.model.CLIP`; words: the words it was trained on; metadata: str → str, kept as is.
+    """
+    ids = torch.as_tensor(sorted({*map(int, token_ids), START, END}), dtype=torch.int32)
+    tensors = {key: value.half().contiguous() for key, value in model.state_dict().items()}
+    tensors["token_embedding.weight"] = tensors["token_embedding.weight"][ids.long()].contiguous()
+    tensors["token_embedding.ids"] = ids
+    save_file(tensors, path, metadata={**(metadata or {}), "words": " ".join(sorted(words))})
+
+
+def bundled_path(name: str) -> Path:
+    """Where the bundled model `name` of BUNDLED lies."""
+    from .checkpoint import CHECKPOINTS
+
+    return CHECKPOINTS / BUNDLED[name]
+
+
+def build(state: dict[str, Tensor]) -> nn.Module:
+    """`clip.model.CLIP` in float32 for a state dict in OpenAI's names; shapes tell all the rest."""
+    model = openai_clip().model.build_model(dict(state)).float()
+    model.load_state_dict(state)  # build_model rounds weights to half: put the full ones back
+    return model
+
+
+def _load_safetensors(path: Path, name: str) -> CLIP:
+    if not path.is_file():
+        raise ValueError(f"There is no CLIP file {path}: check the name or the path.")
+    try:
+        with safe_open(path, "pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}
+            words = (file.metadata() or {}).get("words")
+        model = build(_expand_tokens(state))
+    except (SafetensorError, OSError, KeyError, RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path.name} is not a CLIP model in OpenAI's tensor names ({reason}): "
+            "get the file again or choose another."
+        ) from error
+    return CLIP(model, name, None if words is None else frozenset(words.split()))
+
+
+def _expand_tokens(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give the token embedding its [49408, W] back; rows that were not stored get the mean row."""
+    state = {key: value.float() if value.is_floating_point() else value
+             for key, value in state.items()}
+    ids = state.pop("token_embedding.ids", None)
+    if ids is not None:
+        rows = state["token_embedding.weight"]
+        full = rows.mean(dim=0).repeat(VOCABULARY, 1)
+        state["token_embedding.weight"] = full.index_copy_(0, ids.long(), rows)
+    return state
+
+
+def _load_openai(name: str) -> nn.Module:
+    package = openai_clip()
+    if name not in package.available_models() and not Path(name).is_file():
+        known = ", ".join([*BUNDLED, *package.available_models()])
+        raise ValueError(f"There is no CLIP model “{name}”: use a file or one of {known}.")
+    try:
+        return package.load(name, device="cpu")[0].float()
+    except urllib.error.URLError as error:
+        raise ValueError(
+            f"CLIP model {name} could not be downloaded ({error.reason}): "
+            "connect to the internet once, or use the bundled “demo”."
+        ) from error
+    except Exception as error:  # torch.jit and pickle raise nearly anything on a foreign file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"CLIP model {name} could not be read ({reason}): get the file again."
+        ) from error
+
+
+# OpenAI's package
+
+
+def tokenizer():
+    """OpenAI's byte-pair tokenizer."""
+    return openai_clip().clip._tokenizer
+
+
+@functools.cache
+def openai_clip():
+    """OpenAI's `clip` package, imported on first use.
+
+    It imports torchvision, for picture transforms that nothing here needs. A torchvision built for
+    another torch (PyPI's beside a CPU build from pytorch.org, the usual pair on a free Space) has
+    no compiled operators and fails on import while it describes two of them. Declaring those two,
+    without a kernel, lets the import pass; where torchvision is sound nothing is declared.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+        try:
+            import torchvision  # noqa: F401
+        except RuntimeError as error:
+            if "operator torchvision::" not in str(error):
+                raise
+            for op in ("nms", "qnms"):
+                schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+                torch.library.define(f"torchvision::{op}", schema)
+        import clip
+
+    return clip
