@@ -1,0 +1,412 @@
+"""StyleGAN2's generator (arXiv 1912.04958) as `mapping` and `synthesis`.
+
+Module and tensor names are those of the PyTorch files in common use (`style, input, conv1, to_rgb1,
+convs, to_rgbs, noises`), so that such files load strictly. Size, channel widths, latent widths and
+the depth of the mapping network are read from a file's tensor shapes.
+
+A modulated convolution scales the activations before it and after it and shares one weight over
+the batch: the numbers of one weight per sample, for less memory, and a frozen weight costs no
+gradient.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log2, sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from op import fused_leaky_relu, upfirdn2d
+
+EPSILON = 1e-8
+MAPPING_LR = 0.01  # the mapping network learns a hundred times slower than the rest
+BLUR = (1.0, 3.0, 3.0, 1.0)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The architecture of a generator.
+
+    Args:
+        size: side of the images in pixels, a power of two from 4 to 1024.
+        w_dim, z_dim: widths of w and of z.
+        mapping_layers: number of linear layers from z to w.
+        channels: one width per resolution 4, 8, .., size.
+
+    Raises:
+        ValueError: numbers that describe no generator.
+    """
+
+    size: int
+    w_dim: int
+    z_dim: int
+    mapping_layers: int
+    channels: tuple[int, ...]
+
+    def __post_init__(self):
+        if self.size not in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
+            raise ValueError(f"size is {self.size}; a power of two from 4 to 1024 was expected.")
+        levels = int(log2(self.size)) - 1
+        if len(self.channels) != levels:
+            raise ValueError(
+                f"{len(self.channels)} channel widths were given for size {self.size}; "
+                f"{levels} are needed, one per resolution 4, 8, .., {self.size}."
+            )
+        if min(self.w_dim, self.z_dim, self.mapping_layers, *self.channels) < 1:
+            raise ValueError(f"All widths and depths must be at least 1, got {self}.")
+
+    @property
+    def num_ws(self) -> int:
+        """Number of rows of w+: one per convolution and one more for the last to_rgb."""
+        return 2 * len(self.channels)
+
+    @classmethod
+    def standard(cls, size: int, channel_multiplier: int = 2) -> "GeneratorConfig":
+        """The published architecture (FFHQ, cats, cars, ...): 512 wide up to 32 pixels."""
+        levels = range(2, int(log2(size)) + 1)
+        widths = (min(512, channel_multiplier * 2**14 // 2**level) for level in levels)
+        return cls(size, 512, 512, 8, tuple(512 if i < 4 else w for i, w in enumerate(widths)))
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> "GeneratorConfig":
+        """Read the architecture from tensor shapes.
+
+        Raises:
+            ValueError: the tensors are not those of a StyleGAN2 generator.
+        """
+        mapping_layers = _count(state, r"style\.(\d+)\.weight", first=1)
+        levels = _count(state, r"convs\.(\d+)\.conv\.weight", first=0) // 2
+        z_dim = _shape(state, "style.1.weight", 2)[1]
+        w_dim = _shape(state, "conv1.conv.modulation.weight", 2)[1]
+        channels = [_shape(state, "input.input", 4)[1]]
+        channels += [_shape(state, f"convs.{2 * i}.conv.weight", 5)[1] for i in range(levels)]
+        return cls(2 ** (2 + levels), w_dim, z_dim, mapping_layers, tuple(channels))
+
+
+def _count(state: Mapping[str, Tensor], pattern: str, first: int) -> int:
+    """How many keys match, which must be numbered without a gap from `first` on."""
+    found = sorted(int(m[1]) for m in (re.fullmatch(pattern, key) for key in state) if m)
+    if found != list(range(first, first + len(found))):
+        raise ValueError(
+            f"Not a StyleGAN2 generator: its layers {pattern!r} are numbered {found[:30]}, "
+            f"and they should run from {first} without a gap."
+        )
+    return len(found)
+
+
+def _shape(state: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
+    if key not in state:
+        raise ValueError(
+            f"Not a StyleGAN2 generator: the tensor {key!r} is missing. A generator with the names "
+            "style, input, conv1, to_rgb1, convs, to_rgbs, noises was expected."
+        )
+    shape = tuple(state[key].shape)
+    if len(shape) != ndim:
+        raise ValueError(
+            f"Not a StyleGAN2 generator: {key!r} has the shape {list(shape)}, "
+            f"and {ndim} dimensions were expected."
+        )
+    return shape
+
+
+class Generator(nn.Module):
+    """StyleGAN2's generator with random weights; `nada.checkpoint.load_generator` loads trained ones.
+
+    Attributes:
+        config: the `GeneratorConfig`; `size`, `num_ws`, `w_dim`, `z_dim` repeat its numbers.
+        conv_names: the styled convolutions in order: "conv1", "convs.0", ...
+        to_rgb_names: the RGB outputs in order: "to_rgb1", "to_rgbs.0", ...
+        mean_latent: [w_dim], the point that truncation pulls to; not part of the state dict.
+            Of the weights at construction; call `update_mean_latent` when the mapping has changed.
+    """
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.config = config
+        self.size, self.num_ws = config.size, config.num_ws
+        self.w_dim, self.z_dim = config.w_dim, config.z_dim
+
+        widths = [config.z_dim] + [config.w_dim] * config.mapping_layers
+        layers = [EqualLinear(*pair, lr=MAPPING_LR, activate=True) for pair in _pairs(widths)]
+        self.style = nn.Sequential(PixelNorm(), *layers)
+
+        channels, w_dim = config.channels, config.w_dim
+        self.input = ConstantInput(channels[0])
+        self.conv1 = StyledConv(channels[0], channels[0], w_dim)
+        self.to_rgb1 = ToRGB(channels[0], w_dim, upsample=False)
+        self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList()
+        for narrow, wide in _pairs(channels):
+            self.convs.append(StyledConv(narrow, wide, w_dim, upsample=True))
+            self.convs.append(StyledConv(wide, wide, w_dim))
+            self.to_rgbs.append(ToRGB(wide, w_dim, upsample=True))
+
+        self.noises = nn.Module()
+        for i, side in enumerate(self.noise_sides):
+            self.noises.register_buffer(f"noise_{i}", torch.randn(1, 1, side, side))
+
+        self.conv_names = ("conv1", *(f"convs.{i}" for i in range(len(self.convs))))
+        self.to_rgb_names = ("to_rgb1", *(f"to_rgbs.{i}" for i in range(len(self.to_rgbs))))
+        self.register_buffer("mean_latent", torch.zeros(w_dim), persistent=False)
+        if not self.mean_latent.is_meta:
+            self.update_mean_latent()
+
+    @property
+    def noise_sides(self) -> list[int]:
+        """Side of the noise of each convolution, in order: 4, 8, 8, 16, 16, ..."""
+        return [4] + [4 * 2**i for i in range(1, len(self.config.channels)) for _ in range(2)]
+
+    def mapping(self, z: Tensor, truncation_psi: float = 1.0) -> Tensor:
+        """z [N, z_dim] → ws [N, num_ws, w_dim], every row the same w.
+
+        Args:
+            z: normally distributed.
+            truncation_psi: 1 leaves w as it is, 0 gives `mean_latent` (truncation trick,
+                arXiv 1812.04948, B).
+
+        Raises:
+            ValueError: `z` is not [N, z_dim].
+        """
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"z is {list(z.shape)}; [N, {self.z_dim}] was expected.")
+        w = self.style(z)
+        if truncation_psi != 1:
+            w = self.mean_latent + truncation_psi * (w - self.mean_latent)
+        return w.unsqueeze(1).expand(-1, self.num_ws, -1)  # [N, num_ws, w_dim]
+
+    def synthesis(self, ws: Tensor, noise: str | Sequence[Tensor] = "const") -> Tensor:
+        """ws [N, num_ws, w_dim] → images [N, 3, size, size], about [-1, 1] but not clamped.
+
+        Row 0 drives conv1, row i drives convs.(i − 1); row i + 1 also drives the to_rgb behind
+        each second convolution, so that only the last to_rgb has a row to itself.
+
+        Args:
+            ws: one w per layer; `mapping` gives the same one for all.
+            noise: "const" for the stored buffers, "random" for fresh noise from torch's global
+                randomness, or a list as `make_noise` returns.
+
+        Raises:
+            ValueError: `ws` or `noise` does not fit the generator.
+        """
+        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(
+                f"ws is {list(ws.shape)}; [N, {self.num_ws}, {self.w_dim}] was expected."
+            )
+        noises = self._noises(ws, noise)
+        rows = ws.unbind(1)
+        x = self.conv1(self.input(len(ws)), rows[0], noises[0])  # [N, C, 4, 4]
+        rgb = self.to_rgb1(x, rows[1])  # [N, 3, 4, 4]
+        for i, to_rgb in enumerate(self.to_rgbs):
+            first = 2 * i + 1
+            x = self.convs[2 * i](x, rows[first], noises[first])  # twice as wide and high
+            x = self.convs[2 * i + 1](x, rows[first + 1], noises[first + 1])
+            rgb = to_rgb(x, rows[first + 2], rgb)
+        return rgb
+
+    def forward(
+        self, z: Tensor, truncation_psi: float = 1.0, noise: str | Sequence[Tensor] = "const"
+    ) -> Tensor:
+        """z [N, z_dim] → images [N, 3, size, size]: `mapping`, then `synthesis`."""
+        return self.synthesis(self.mapping(z, truncation_psi), noise)
+
+    def make_noise(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """Noise for `n` images, one [n, 1, h, w] per convolution, from a CPU `torch.Generator`."""
+        shapes = [(n, 1, side, side) for side in self.noise_sides]
+        return [torch.randn(s, generator=generator).to(self.mean_latent.device) for s in shapes]
+
+    def layer(self, name: str) -> nn.Module:
+        """The layer called "conv1", "convs.4", "to_rgb1", "to_rgbs.2", ...
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        if name not in self.conv_names + self.to_rgb_names:
+            raise ValueError(
+                f"There is no layer {name!r}; the layers are "
+                f"{', '.join(self.conv_names + self.to_rgb_names)}."
+            )
+        return self.get_submodule(name)
+
+    @torch.no_grad()
+    def update_mean_latent(self, samples: int = 4096, seed: int = 0) -> None:
+        """Set `mean_latent` to the mean of `samples` mapped z, the same ones for each `seed`."""
+        z = torch.randn(samples, self.z_dim, generator=torch.Generator().manual_seed(seed))
+        self.mean_latent.copy_(self.style(z.to(self.mean_latent.device)).mean(0))
+
+    def _noises(self, ws: Tensor, noise: str | Sequence[Tensor]) -> Sequence[Tensor]:
+        sides = self.noise_sides
+        if isinstance(noise, str):
+            if noise == "const":
+                return [getattr(self.noises, f"noise_{i}") for i in range(len(sides))]
+            if noise == "random":
+                return [torch.randn(len(ws), 1, side, side, device=ws.device) for side in sides]
+            raise ValueError(f"noise is {noise!r}; 'const', 'random' or a list was expected.")
+        shapes = [tuple(tensor.shape) for tensor in noise]
+        fits = [s[1:] == (1, side, side) and s[0] in (1, len(ws)) for s, side in zip(shapes, sides)]
+        if len(shapes) != len(sides) or not all(fits):
+            raise ValueError(
+                f"noise has the shapes {shapes}; {len(sides)} tensors [{len(ws)} or 1, 1, h, w] "
+                f"with the sides {sides} were expected (see make_noise)."
+            )
+        return noise
+
+
+def _pairs(values: Sequence[int]) -> zip:
+    return zip(values[:-1], values[1:])
+
+
+class PixelNorm(nn.Module):
+    """z [N, D] → z with a mean square of 1 in each row."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * (z.square().mean(1, keepdim=True) + EPSILON).rsqrt()
+
+
+class EqualLinear(nn.Module):
+    """A linear layer with equalised learning rate (arXiv 1710.10196, 4.1): [N, in] → [N, out].
+
+    The stored weight has a standard deviation of 1 / lr and is scaled when used.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, lr: float = 1.0, bias: float = 0.0, activate: bool = False
+    ):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr)
+        self.bias = nn.Parameter(torch.full((outputs,), float(bias)))
+        self.lr, self.activate = lr, activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight * (self.lr / sqrt(x.shape[1])), self.bias * self.lr
+        if self.activate:
+            return fused_leaky_relu(F.linear(x, weight), bias)
+        return F.linear(x, weight, bias)
+
+
+class ConstantInput(nn.Module):
+    """The learnt 4×4 picture that every image grows from."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+    def forward(self, n: int) -> Tensor:
+        return self.input.expand(n, -1, -1, -1)  # [N, C, 4, 4]
+
+
+class Blur(nn.Module):
+    """The FIR filter around a factor of two; `kernel` is a buffer because files carry it."""
+
+    def __init__(self):
+        super().__init__()
+        taps = torch.tensor(BLUR)
+        kernel = taps.outer(taps)
+        # zeros between the pixels make the image four times darker: the kernel makes up for it
+        self.register_buffer("kernel", 4 * kernel / kernel.sum())
+
+    def forward(self, x: Tensor, up: int, pad: tuple[int, int]) -> Tensor:
+        return upfirdn2d(x, self.kernel, up=up, pad=pad)
+
+
+class ModulatedConv(nn.Module):
+    """A convolution whose input channels are scaled by a style (arXiv 1912.04958, 2.2).
+
+    With style s and weight W, the equations 1 and 3 there give
+    out = conv(s·x, W) · (Σ (s·W)²)^-½, so that both scalings are done on activations.
+
+    Args:
+        inputs, outputs: channels.
+        kernel: side of the kernel in pixels.
+        demodulate: bring each output channel to unit variance.
+        upsample: double the resolution.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        w_dim: int,
+        kernel: int = 3,
+        demodulate: bool = True,
+        upsample: bool = False,
+    ):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, outputs, inputs, kernel, kernel))
+        self.modulation = EqualLinear(w_dim, inputs, bias=1.0)
+        self.scale = 1 / sqrt(inputs * kernel**2)  # equalised learning rate
+        self.demodulate = demodulate
+        self.blur = Blur() if upsample else None
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        weight = self.weight[0]  # [O, I, k, k]
+        with torch.autocast(x.device.type, enabled=False):  # styles are few: full precision
+            style = self.modulation(w.float()) * self.scale  # [N, I]
+            gain = self._demodulation(weight, style) if self.demodulate else None  # [N, O]
+        x = self._convolve(x * _per_channel(style, x), weight)
+        return x if gain is None else x * _per_channel(gain, x)
+
+    def _demodulation(self, weight: Tensor, style: Tensor) -> Tensor:
+        energy = weight.square().sum((2, 3))  # [O, I]
+        return (style.square() @ energy.T + EPSILON).rsqrt()
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.blur is None:
+            return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, O, 2H + 1, 2W + 1]
+        return self.blur(x, up=1, pad=(1, 1))
+
+
+def _per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """[N, C] → [N, C, 1, 1] in the type of `like`, so that autocast is not promoted away."""
+    return values.to(like.dtype)[:, :, None, None]
+
+
+class Noise(nn.Module):
+    """Adds one noise picture, scaled by a learnt strength, to all channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return x + (self.weight * noise).to(x.dtype)
+
+
+class Activation(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fused_leaky_relu(x, self.bias)
+
+
+class StyledConv(nn.Module):
+    """Modulated 3×3 convolution, noise, bias and leaky ReLU: one layer of the synthesis."""
+
+    def __init__(self, inputs: int, outputs: int, w_dim: int, upsample: bool = False):
+        super().__init__()
+        self.conv = ModulatedConv(inputs, outputs, w_dim, upsample=upsample)
+        self.noise = Noise()
+        self.activate = Activation(outputs)
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+        return self.activate(self.noise(self.conv(x, w), noise))
+
+
+class ToRGB(nn.Module):
+    """Features to RGB, added to the upsampled RGB of the resolution below."""
+
+    def __init__(self, inputs: int, w_dim: int, upsample: bool):
+        super().__init__()
+        self.conv = ModulatedConv(inputs, 3, w_dim, kernel=1, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
+        self.upsample = Blur() if upsample else None
+
+    def forward(self, x: Tensor, w: Tensor, rgb: Tensor | None = None) -> Tensor:
+        out = self.conv(x, w) + self.bias  # full precision again, whatever x is
+        if rgb is None:
+            return out
+        with torch.autocast(x.device.type, enabled=False):
+            return out + self.upsample(rgb, up=2, pad=(2, 1))
