@@ -1,4 +1,4 @@
-"""CLIP: pictures and prompts as unit vectors in one space, for OpenAI's models and the bundled ones.
+"""CLIP: pictures and prompts as unit vectors in one space; OpenAI's models and the bundled ones.
 
 The architecture, the tokenizer and the large weights are those of OpenAI's `clip` package; this
 module adds what adaptation needs around them: gradients through the preprocessing, prompts of any
@@ -60,16 +60,7 @@ class CLIP(nn.Module):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] in [-1, 1] → [N, 3, resolution, resolution], normalised; differentiable."""
-        images = (images.float() + 1) / 2
-        height, width = images.shape[-2:]
-        if min(height, width) != self.resolution:
-            scale = self.resolution / min(height, width)
-            size = (round(height * scale), round(width * scale))
-            images = F.interpolate(
-                images, size, mode="bicubic", align_corners=False, antialias=True
-            )
-        top, left = ((side - self.resolution) // 2 for side in images.shape[-2:])
-        images = images[..., top : top + self.resolution, left : left + self.resolution]
+        images = (resize(images, self.resolution) + 1) / 2
         return (images - self.mean) / self.std
 
     def encode_image(self, images: Tensor) -> Tensor:
@@ -138,6 +129,20 @@ class CLIP(nn.Module):
         known = self.words | {"<|startoftext|>", "<|endoftext|>"}
         spoken = (p for p in pieces if not p.startswith("'") and set(p) - set(string.punctuation))
         return list(dict.fromkeys(word for word in spoken if word not in known))
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """[N, 3, H, W] → float [N, 3, side, side]: bicubic, antialiased, the centre of long pictures.
+
+    Values keep their scale and are not clamped; differentiable; nothing is done at the right size.
+    """
+    images, (height, width) = images.float(), images.shape[-2:]
+    if min(height, width) != side:
+        scale = side / min(height, width)
+        size = (round(height * scale), round(width * scale))
+        images = F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
+    top, left = ((length - side) // 2 for length in images.shape[-2:])
+    return images[..., top : top + side, left : left + side]
 
 
 def abbreviate(prompt: str, length: int = 40) -> str:
