@@ -12,6 +12,7 @@ gradient.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log2, sqrt
 
 import torch
@@ -22,7 +23,6 @@ from op import fused_leaky_relu, upfirdn2d
 
 EPSILON = 1e-8
 MAPPING_LR = 0.01  # the mapping network learns a hundred times slower than the rest
-BLUR = (1.0, 3.0, 3.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _shape(state: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
 
 
 class Generator(nn.Module):
-    """StyleGAN2's generator with random weights; `nada.checkpoint.load_generator` loads trained ones.
+    """StyleGAN2's generator with random weights; `load_generator` gives trained ones.
 
     Attributes:
         config: the `GeneratorConfig`; `size`, `num_ws`, `w_dim`, `z_dim` repeat its numbers.
@@ -129,7 +129,7 @@ class Generator(nn.Module):
         self.w_dim, self.z_dim = config.w_dim, config.z_dim
 
         widths = [config.z_dim] + [config.w_dim] * config.mapping_layers
-        layers = [EqualLinear(*pair, lr=MAPPING_LR, activate=True) for pair in _pairs(widths)]
+        layers = [EqualLinear(*pair, lr=MAPPING_LR, activate=True) for pair in pairwise(widths)]
         self.style = nn.Sequential(PixelNorm(), *layers)
 
         channels, w_dim = config.channels, config.w_dim
@@ -137,7 +137,7 @@ class Generator(nn.Module):
         self.conv1 = StyledConv(channels[0], channels[0], w_dim)
         self.to_rgb1 = ToRGB(channels[0], w_dim, upsample=False)
         self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList()
-        for narrow, wide in _pairs(channels):
+        for narrow, wide in pairwise(channels):
             self.convs.append(StyledConv(narrow, wide, w_dim, upsample=True))
             self.convs.append(StyledConv(wide, wide, w_dim))
             self.to_rgbs.append(ToRGB(wide, w_dim, upsample=True))
@@ -252,10 +252,6 @@ class Generator(nn.Module):
         return noise
 
 
-def _pairs(values: Sequence[int]) -> zip:
-    return zip(values[:-1], values[1:])
-
-
 class PixelNorm(nn.Module):
     """z [N, D] → z with a mean square of 1 in each row."""
 
@@ -295,15 +291,22 @@ class ConstantInput(nn.Module):
         return self.input.expand(n, -1, -1, -1)  # [N, C, 4, 4]
 
 
+def blur_kernel() -> Tensor:
+    """The 4×4 FIR filter of StyleGAN2, [4, 4].
+
+    Zeros between the pixels make an image four times darker; a sum of 4 makes up for it.
+    """
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    kernel = taps.outer(taps)
+    return 4 * kernel / kernel.sum()
+
+
 class Blur(nn.Module):
     """The FIR filter around a factor of two; `kernel` is a buffer because files carry it."""
 
     def __init__(self):
         super().__init__()
-        taps = torch.tensor(BLUR)
-        kernel = taps.outer(taps)
-        # zeros between the pixels make the image four times darker: the kernel makes up for it
-        self.register_buffer("kernel", 4 * kernel / kernel.sum())
+        self.register_buffer("kernel", blur_kernel())
 
     def forward(self, x: Tensor, up: int, pad: tuple[int, int]) -> Tensor:
         return upfirdn2d(x, self.kernel, up=up, pad=pad)

@@ -1,0 +1,188 @@
+"""A domain as a file: the tensors that adaptation changed, and nothing else.
+
+Saving, sharing, a strength slider and mixing domains are one idea: base weights W₀, changed
+weights Wᵢ, and W₀ + Σ αᵢ(Wᵢ − W₀). A file comes from anyone, so `Delta.load` reads safetensors
+only and checks all of it before use.
+"""
+
+import copy
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor
+
+from nada.checkpoint import fingerprint, sha256, write_safetensors
+from nada.generator import Generator
+
+FORMAT = "stylegan-nada delta 1"
+MAX_BYTES = 160 * 2**20  # all weights of the largest generator, in float32, are 122 MB
+MAX_HEADER = 2**20
+NAMES = re.compile(r"(style|input|conv1|to_rgb1|convs|to_rgbs|noises)\.[a-z0-9_.]{1,60}")
+
+
+class DeltaError(ValueError):
+    """A domain file that cannot be used; the message is a sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The changed tensors of an adapted generator.
+
+    Args:
+        base: `fingerprint` of the generator they were changed from.
+        tensors: name in the state dict → the new tensor, float32 on the CPU.
+        metadata: anything that JSON can hold: prompts, settings, measures.
+    """
+
+    base: str
+    tensors: dict[str, Tensor]
+    metadata: dict = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write safetensors; the header carries base, metadata and a SHA-256 of it all.
+
+        Raises:
+            TypeError, ValueError: the metadata cannot be written as JSON.
+        """
+        text = json.dumps(self.metadata, allow_nan=False, sort_keys=True)
+        header = {"format": FORMAT, "base": self.base, "metadata": text}
+        digest = sha256(self.tensors, self.base, text)
+        write_safetensors(self.tensors, path, {**header, "sha256": digest})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Delta":
+        """Read a domain file.
+
+        Raises:
+            DeltaError: it is missing, broken, foreign, too large, or was edited.
+        """
+        path = Path(path)
+        _check_size(path)
+        header, tensors = _read(path)
+        if header.get("format") != FORMAT:
+            raise DeltaError(
+                f"{path.name} is a safetensors file but not a domain file of this program; "
+                "give a file that an adaptation saved."
+            )
+        for key, value in tensors.items():
+            _check_tensor(path.name, key, value)
+        base, text = header.get("base", ""), header.get("metadata", "")
+        if header.get("sha256") != sha256(tensors, base, text):
+            raise DeltaError(
+                f"{path.name} was changed after it was saved: its checksum does not fit. "
+                "Get the file again from where it was made."
+            )
+        return cls(base, tensors, json.loads(text))
+
+
+def diff(base: Generator, adapted: Generator, metadata: Mapping | None = None) -> Delta:
+    """The tensors in which `adapted` differs from `base`.
+
+    Raises:
+        DeltaError: the two have different architectures.
+    """
+    if base.config != adapted.config:
+        raise DeltaError(
+            f"The adapted generator is {adapted.config} and the base {base.config}; "
+            "only generators of one architecture can be compared."
+        )
+    before = base.state_dict()
+    changed = {
+        key: value.detach().to("cpu", torch.float32, copy=True).contiguous()
+        for key, value in adapted.state_dict().items()
+        if not torch.equal(value, before[key].to(value.device))
+    }
+    return Delta(fingerprint(base), changed, dict(metadata or {}))
+
+
+@torch.no_grad()
+def blend(base: Generator, deltas: Sequence[tuple[Delta, float]]) -> Generator:
+    """A new generator with the weights W₀ + Σ αᵢ(Wᵢ − W₀); `base` is left as it is.
+
+    One delta of weight 1 gives its tensors bit for bit, weight 0 those of `base`; below 0 and
+    above 1 it extrapolates.
+
+    Args:
+        base: the generator that all deltas were made from.
+        deltas: pairs (delta, weight).
+
+    Raises:
+        DeltaError: a delta of another base, or a weight that is no number.
+    """
+    own = fingerprint(base)
+    for delta, weight in deltas:
+        if not math.isfinite(weight):
+            raise DeltaError(f"The weight of a domain is {weight}; give a number such as 0.7.")
+        _check_base(delta, own, base)
+    generator = copy.deepcopy(base).eval().requires_grad_(False)
+    for key, value in generator.state_dict().items():
+        parts = [(d.tensors[key].to(value), a) for d, a in deltas if key in d.tensors and a != 0]
+        if len(parts) == 1:
+            value.copy_(torch.lerp(value, *parts[0]))  # exact at 1, which the sum is not
+        elif parts:
+            value.copy_(value + sum(a * (tensor - value) for tensor, a in parts))
+    return generator
+
+
+def _check_base(delta: Delta, own: str, base: Generator) -> None:
+    if delta.base != own:
+        raise DeltaError(
+            f"This domain was made from another generator (fingerprint {delta.base[:12]}…, "
+            f"loaded is {own[:12]}…); load the generator it belongs to."
+        )
+    shapes = {key: value.shape for key, value in base.state_dict().items()}
+    for key, value in delta.tensors.items():
+        if shapes.get(key) != value.shape:
+            raise DeltaError(
+                f"The domain's tensor {key!r} {list(value.shape)} does not fit the generator; "
+                "make the domain again."
+            )
+
+
+def _check_size(path: Path) -> None:
+    """Refuse by size, and by the length that the header claims, before anything is read."""
+    if not path.is_file():
+        raise DeltaError(f"There is no domain file {path.name!r}; give the path of a saved one.")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if size > MAX_BYTES:
+        raise DeltaError(
+            f"{path.name} has {size / 2**20:.0f} MB; a domain file has "
+            f"{MAX_BYTES / 2**20:.0f} MB at most."
+        )
+    if size < 10 or header > min(MAX_HEADER, size - 8):
+        raise _broken(path)
+
+
+def _broken(path: Path) -> DeltaError:
+    return DeltaError(
+        f"{path.name} is not a domain file, or is cut off; "
+        "give a .safetensors file that an adaptation saved."
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise _broken(path) from error
+
+
+def _check_tensor(name: str, key: str, value: Tensor) -> None:
+    if not NAMES.fullmatch(key):
+        raise DeltaError(f"{name} holds {key[:60]!r}, which is no tensor of a generator.")
+    if value.dtype != torch.float32 or not 1 <= value.ndim <= 5:
+        raise DeltaError(
+            f"{name} holds {key!r} as {value.dtype} {list(value.shape)}; "
+            "float32 with one to five dimensions was expected."
+        )
+    if not value.isfinite().all():
+        raise DeltaError(f"{name} holds nan or infinity in {key!r}; make the domain again.")

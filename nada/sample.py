@@ -1,0 +1,70 @@
+"""Pictures from seeds: tensors, PIL images, grids."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from nada.generator import Generator
+
+
+def latents(seeds: Iterable[int], z_dim: int) -> Tensor:
+    """One z per seed, [N, z_dim] on the CPU: a seed means the same picture on every device.
+
+    Raises:
+        ValueError: a seed that is no whole number from −2⁶³ to 2⁶⁴ − 1.
+    """
+    seeds = list(seeds)
+    for seed in seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**64:
+            raise ValueError(f"A seed is {seed!r}; a whole number such as 7 was expected.")
+    rows = [torch.randn(1, z_dim, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    return torch.cat(rows) if rows else torch.empty(0, z_dim)
+
+
+@torch.no_grad()
+def sample(
+    generator: Generator, seeds: Iterable[int], truncation_psi: float = 0.7, batch: int = 8
+) -> Tensor:
+    """The pictures of `seeds`, [N, 3, size, size] in [-1, 1] on the generator's device.
+
+    Args:
+        generator: any generator; its stored noise is used.
+        seeds: whole numbers, one picture each.
+        truncation_psi: 1 for all the variety, 0 for the mean picture.
+        batch: how many to compute at once.
+
+    Raises:
+        ValueError: a seed or a batch size that is none.
+    """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; at least 1 was expected.")
+    z = latents(seeds, generator.z_dim).to(generator.mean_latent.device)
+    pictures = [generator(part, truncation_psi) for part in z.split(batch) if len(part)]
+    if not pictures:
+        return z.new_empty(0, 3, generator.size, generator.size)
+    return torch.cat(pictures).clamp(-1, 1)
+
+
+def to_images(pictures: Tensor) -> list[Image.Image]:
+    """[N, 3, H, W] in [-1, 1] (clamped) → N images of W × H pixels."""
+    pixels = ((pictures.detach().float() + 1) * 127.5).round().clamp(0, 255)
+    pixels = pixels.to("cpu", torch.uint8).permute(0, 2, 3, 1)  # [N, H, W, 3]
+    return [Image.fromarray(picture.numpy()) for picture in pixels]
+
+
+def image_grid(pictures: Tensor, columns: int) -> Image.Image:
+    """[N, 3, H, W] in [-1, 1] → one image, row by row, `columns` wide; what is over is white.
+
+    Raises:
+        ValueError: no picture, or less than one column.
+    """
+    n, _, height, width = pictures.shape
+    if n < 1 or columns < 1:
+        raise ValueError(f"A grid of {n} pictures in {columns} columns is none.")
+    rows = -(-n // columns)
+    filled = F.pad(pictures, (0, 0, 0, 0, 0, 0, 0, rows * columns - n), value=1.0)
+    cells = filled.view(rows, columns, 3, height, width).permute(2, 0, 3, 1, 4)
+    return to_images(cells.reshape(1, 3, rows * height, columns * width))[0]
