@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from nada.checkpoint import CHECKPOINTS, write_safetensors
 
 VOCABULARY = 49408
 START, END = VOCABULARY - 2, VOCABULARY - 1  # the marker tokens around every prompt
@@ -194,13 +195,11 @@ def save_clip(model: nn.Module, path: str | Path, token_ids, words, metadata: di
     tensors = {key: value.half().contiguous() for key, value in model.state_dict().items()}
     tensors["token_embedding.weight"] = tensors["token_embedding.weight"][ids.long()].contiguous()
     tensors["token_embedding.ids"] = ids
-    save_file(tensors, path, metadata={**(metadata or {}), "words": " ".join(sorted(words))})
+    write_safetensors(tensors, path, {**(metadata or {}), "words": " ".join(sorted(words))})
 
 
 def bundled_path(name: str) -> Path:
     """Where the bundled model `name` of BUNDLED lies."""
-    from .checkpoint import CHECKPOINTS
-
     return CHECKPOINTS / BUNDLED[name]
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .clip import CLIP, PromptError, abbreviate, resize
+from nada.clip import CLIP, PromptError, abbreviate, resize
 
 # The prompt templates of the CLIP paper for ImageNet, less the plural "a photo of many {}.": 79.
 _ARTICLES = ("a", "the")

@@ -1,0 +1,198 @@
+"""Which layers of a generator to train: scores by one pass of a loss, and the k highest.
+
+Layers go by their names in the state dict ("conv1", "convs.4", "to_rgbs.2"). Candidates are the
+styled convolutions, and the RGB outputs if asked for. A selector only names layers and leaves the
+generator as it found it; `freeze_all_but` acts on the names.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from nada.generator import Generator
+
+Objective = Callable[[Tensor], Tensor]  # images [N, 3, H, W] → scalar, a mean over the batch
+
+SHIFT_LR = 0.01  # of the one step on w+ that the paper takes; scales all scores alike
+
+
+def candidates(generator: Generator, to_rgb: bool = False) -> tuple[str, ...]:
+    """Names of the layers that may be trained: all styled convolutions, then the RGB outputs."""
+    return (*generator.conv_names, *(generator.to_rgb_names if to_rgb else ()))
+
+
+def freeze_all_but(generator: Generator, names: Sequence[str]) -> None:
+    """Let exactly the parameters of the layers `names` have gradients."""
+    generator.requires_grad_(False)
+    for name in names:
+        generator.layer(name).requires_grad_(True)
+
+
+def row_of(generator: Generator) -> dict[str, int]:
+    """The row of w+ that drives each layer: {"conv1": 0, "convs.0": 1, "to_rgb1": 1, ...}.
+
+    A row drives one convolution, every second row an RGB output too, the last one only that
+    (`Generator.synthesis`).
+    """
+    convs = {name: row for row, name in enumerate(generator.conv_names)}
+    return convs | {name: 2 * i + 1 for i, name in enumerate(generator.to_rgb_names)}
+
+
+# Scores
+
+
+def gradient_norms(
+    generator: Generator,
+    z: Tensor,
+    objective: Objective,
+    names: Sequence[str] | None = None,
+    weight_only: bool = False,
+    micro_batch: int = 4,
+) -> dict[str, float]:
+    """L2 norm of the objective's gradient for each layer, {name: norm}.
+
+    Args:
+        z: [N, z_dim]; stored noise, no truncation.
+        objective: a mean over the batch, so that batches of `micro_batch` add up to the whole.
+        names: layers to score; the styled convolutions by default.
+        weight_only: the modulated convolution's weight alone instead of all the layer's tensors
+            (style, noise strength and bias as well).
+    """
+    names = candidates(generator) if names is None else names
+    groups = {name: _tensors(generator, name, weight_only) for name in names}
+    tensors = [tensor for group in groups.values() for tensor in group]
+    with _trainable(generator, names):
+        with torch.no_grad():
+            ws = generator.mapping(z)
+        sums = _gradients(generator, ws, objective, tensors, micro_batch)
+    sizes = {id(t): grad.double().norm().item() for t, grad in zip(tensors, sums)}
+    return {name: math.hypot(*(sizes[id(t)] for t in group)) for name, group in groups.items()}
+
+
+def w_shifts(
+    generator: Generator, z: Tensor, objective: Objective, micro_batch: int = 4
+) -> list[float]:
+    """How far each row of w+ moves in one SGD step of 0.01 for the objective, [num_ws] numbers.
+
+    The mean absolute gradient times the rate (StyleGAN-NADA, section 3.3). Taken from the gradient
+    itself: the difference of w+ before and after, about 1e-6, has few digits left in float32.
+    Nothing else gets a gradient, which makes this pass cheaper than `gradient_norms`.
+    """
+    with _trainable(generator, ()):
+        with torch.no_grad():
+            ws = generator.mapping(z)
+        ws = ws.contiguous().requires_grad_(True)  # [N, num_ws, w_dim]; rows of their own
+        (gradient,) = _gradients(generator, ws, objective, [ws], micro_batch)
+    return (SHIFT_LR * gradient.abs().mean(dim=(0, 2))).tolist()
+
+
+def _gradients(generator, ws, objective, inputs, micro_batch) -> list[Tensor]:
+    """Gradients of the mean objective, accumulated over parts of the batch: a part's memory."""
+    sums = [torch.zeros_like(tensor) for tensor in inputs]
+    for part in ws.split(micro_batch):
+        with torch.enable_grad():
+            loss = objective(generator.synthesis(part)) * (len(part) / len(ws))
+        parts = torch.autograd.grad(loss, inputs, allow_unused=True)
+        for total, gradient in zip(sums, parts):
+            if gradient is not None:
+                total += gradient
+    return sums
+
+
+def _tensors(generator: Generator, name: str, weight_only: bool) -> list[Tensor]:
+    layer = generator.layer(name)
+    return [layer.conv.weight] if weight_only else list(layer.parameters())
+
+
+@contextmanager
+def _trainable(generator: Generator, names: Sequence[str]) -> Iterator[None]:
+    """Only the layers `names` have gradients inside; afterwards all is as it was."""
+    before = [(parameter, parameter.requires_grad) for parameter in generator.parameters()]
+    freeze_all_but(generator, names)
+    try:
+        yield
+    finally:
+        for parameter, flag in before:
+            parameter.requires_grad_(flag)
+
+
+# Selectors
+
+
+def select_by_gradient(
+    generator: Generator,
+    z: Tensor,
+    objective: Objective,
+    k: int,
+    names: Sequence[str] | None = None,
+    weight_only: bool = False,
+) -> list[str]:
+    """The k layers of largest gradient norm, largest first; k = 0 means all candidates.
+
+    The rule of `select_layers_to_unfreeze`: let all candidates have gradients for a moment, one
+    pass with the objective (the global CLIP loss), compare norms.
+
+    Args:
+        z: [N, z_dim] latents for the pass, 8 say.
+        names: candidates; the styled convolutions by default.
+        weight_only: see `gradient_norms`.
+
+    Raises:
+        ValueError: k is negative or more than there are candidates.
+    """
+    names = candidates(generator) if names is None else names
+    if _check_count(k, names) == 0:
+        return list(names)
+    return _largest(gradient_norms(generator, z, objective, names, weight_only), k)
+
+
+def select_by_w_shift(
+    generator: Generator,
+    z: Tensor,
+    objective: Objective,
+    k: int,
+    names: Sequence[str] | None = None,
+) -> list[str]:
+    """The k layers whose row of w+ moves most, most first; k = 0 means all candidates.
+
+    The paper's rule (StyleGAN-NADA, section 3.3). A layer has the score of the row that drives it
+    (`row_of`), so k counts layers here as well; of a convolution and an RGB output on the same
+    row the convolution goes first.
+
+    Args and raises: as `select_by_gradient`.
+    """
+    names = candidates(generator) if names is None else names
+    if _check_count(k, names) == 0:
+        return list(names)
+    shifts, rows = w_shifts(generator, z, objective), row_of(generator)
+    return _largest({name: shifts[rows[name]] for name in names}, k)
+
+
+SELECTORS = {"gradient": select_by_gradient, "w_shift": select_by_w_shift}
+
+
+def select_layers_to_unfreeze(
+    generator: Generator, z: Tensor, objective: Objective, k: int, **options
+) -> list[str]:
+    """`select_by_gradient`, and then freeze everything but the chosen layers, in place."""
+    names = select_by_gradient(generator, z, objective, k, **options)
+    freeze_all_but(generator, names)
+    return names
+
+
+def _check_count(k: int, names: Sequence[str]) -> int:
+    if not 0 <= k <= len(names):
+        raise ValueError(
+            f"k is {k}, but there are {len(names)} layers to choose from: "
+            f"use 1 to {len(names)}, or 0 for all of them."
+        )
+    return k
+
+
+def _largest(scores: Mapping[str, float], k: int) -> list[str]:
+    if not all(map(math.isfinite, scores.values())):
+        raise FloatingPointError("The layers' scores are not numbers: lower the learning rate.")
+    return sorted(scores, key=scores.__getitem__, reverse=True)[:k]
