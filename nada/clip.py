@@ -229,8 +229,9 @@ def _load_safetensors(path: Path, name: str) -> CLIP:
 
 def _expand_tokens(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give the token embedding its [49408, W] back; rows that were not stored get the mean row."""
-    state = {key: value.float() if value.is_floating_point() else value
-             for key, value in state.items()}
+    state = {
+        key: value.float() if value.is_floating_point() else value for key, value in state.items()
+    }
     ids = state.pop("token_embedding.ids", None)
     if ids is not None:
         rows = state["token_embedding.weight"]

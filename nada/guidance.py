@@ -6,7 +6,7 @@ at it. `objective` builds the usual mix. Facts about the method: StyleGAN-NADA, 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -323,6 +323,13 @@ def objective(
             weighted[name + suffix] = (weight * share / sum(weights), term)
     loss = WeightedSum(weighted)
     return Augmented(loss, views) if views else loss
+
+
+def target_loss(clips: Sequence[CLIP], target: str) -> Callable[[Tensor], Tensor]:
+    """The global loss of images for one CLIP model or the mean over an ensemble: what the layer
+    selectors take as their objective."""
+    losses = [GlobalLoss(clip, target) for clip in clips]
+    return lambda images: sum(loss(images) for loss in losses) / len(losses)
 
 
 def _parts(clip, source, target, directional, global_, in_domain, templates) -> dict:

@@ -1,0 +1,293 @@
+"""The training loop: two twins, one loss, a few layers, told step by step as it goes.
+
+`adapt` is a Python generator of `Progress`, so that a front end prints, draws or stops as it likes.
+Method: StyleGAN-NADA, arXiv 2108.00946, section 3.2 and 3.3.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from nada.clip import CLIP
+from nada.generator import Generator
+from nada.guidance import Augmented, WeightedSum, objective, target_loss
+from nada.layers import SELECTORS, candidates, freeze_all_but
+from nada.sample import sample
+
+Select = Callable[..., Sequence[str]]  # (generator, z, names=candidates) → names of layers
+
+
+LIMITS = {
+    "steps": (int, 1, 100_000),
+    "batch": (int, 1, 256),
+    "lr": (float, 0, 10),
+    "final_lr": (float, 0, 10),
+    "beta1": (float, 0, 0.9999),
+    "beta2": (float, 0, 0.999999),
+    "truncation_psi": (float, -2, 2),
+    "mixing": (float, 0, 1),
+    "seed": (int, 0, 2**63 - 1),
+    "select_every": (int, 0, 100_000),
+    "select_batch": (int, 1, 256),
+    "preview_every": (int, 0, 100_000),
+    "preview_psi": (float, -2, 2),
+}  # kind, least and most of each number in AdaptConfig
+
+
+class DivergedError(RuntimeError):
+    """The numbers left the range of floats; the generator keeps its last good weights."""
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """Settings of a run; the defaults are the original's for FFHQ. ValueError names a bad one.
+
+    steps: updates of the weights. batch: pictures in each.
+    lr, final_lr: Adam's rate at the first and the last step, along half a cosine; None keeps lr.
+    beta1, beta2: Adam's. beta1 = 0, so that a layer frozen again stops at once.
+    truncation_psi: of the training pictures, 1 for all the variety.
+    mixing: chance that a step's pictures change to a second latent part of the way up.
+    seed: of latents, noise, mixing and augmentation; same seed, same result on one machine.
+    select_every: steps between choices of layers, 0 for one choice at the start.
+    select_batch: latents for each choice. train_to_rgb: let the RGB outputs be candidates too.
+    preview_every: steps between previews, 0 for none; there is one after the first step as well.
+    preview_seeds, preview_psi: what the previews show, with `sample`'s meaning.
+    """
+
+    steps: int = 150
+    batch: int = 2
+    lr: float = 0.0016
+    final_lr: float | None = None
+    beta1: float = 0.0
+    beta2: float = 0.99 ** (4 / 5)
+    truncation_psi: float = 1.0
+    mixing: float = 0.0
+    seed: int = 0
+    select_every: int = 0
+    select_batch: int = 8
+    train_to_rgb: bool = False
+    preview_every: int = 0
+    preview_seeds: tuple[int, ...] = (0, 1, 2, 3)
+    preview_psi: float = 0.7
+
+    def __post_init__(self):
+        for name, (kind, low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if name == "final_lr" and value is None:
+                continue
+            number = isinstance(value, int if kind is int else (int, float))
+            if not number or isinstance(value, bool) or not low <= value <= high:
+                wanted = "a whole number" if kind is int else "a number"
+                raise ValueError(f"{name} is {value!r}: give {wanted} from {low} to {high}.")
+
+    def lr_at(self, step: int) -> float:
+        """Adam's rate for step 0 … steps − 1: half a cosine from lr to final_lr."""
+        if self.final_lr is None:
+            return self.lr
+        done = step / max(1, self.steps - 1)
+        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a run.
+
+    step: steps done, from 1; steps: of how many. loss: the total, before this step's update;
+    terms: its parts by name, unweighted. layers: what was trained in this step. lr: Adam's rate.
+    seconds: since the start; eta: seconds still to go.
+    preview: adapted pictures [N, 3, H, W] in [-1, 1] of the preview seeds, or None at most steps.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    terms: dict[str, float]
+    layers: tuple[str, ...]
+    lr: float
+    seconds: float
+    eta: float
+    preview: Tensor | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step}/{self.steps}  loss {self.loss:.4f}  "
+            f"{self.seconds:.1f} s, {self.eta:.1f} s to go"
+        )
+
+
+def adapt(
+    frozen: Generator,
+    trainable: Generator,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    config: AdaptConfig,
+    select: Select | None = None,
+) -> Iterator[Progress]:
+    """Train `trainable` in place, a deep copy of `frozen`; yields after every step.
+
+    The mapping network, the constant and the stored noise are never trained. However the run
+    ends, by itself, by `close()` at any yield or by an error, `trainable` has whole steps behind
+    it, no gradients, and is ready to use.
+
+    Args:
+        frozen: left as it is.
+        loss_fn: (source images, adapted images) → scalar; as from `objective`, whose `terms` are
+            reported and whose random views follow the seed.
+        select: (generator, z, names=candidates) → names of layers to train, such as
+            `partial(select_by_gradient, objective=GlobalLoss(clip, target), k=6)`; None trains
+            all candidates.
+
+    Raises:
+        DivergedError: the loss or a gradient is not a number any more.
+    """
+    _check_twins(frozen, trainable)
+    start = time.monotonic()
+    random = torch.Generator().manual_seed(config.seed)
+    if hasattr(loss_fn, "seed"):
+        loss_fn.seed(config.seed)
+    names = layers = candidates(trainable, config.train_to_rgb)
+    try:
+        freeze_all_but(trainable, names)
+        trained = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
+        last_good = [parameter.detach().clone() for parameter in trained]
+        optimizer = torch.optim.Adam(trained, config.lr, (config.beta1, config.beta2))
+        for step in range(config.steps):
+            if select and step % (config.select_every or config.steps) == 0:
+                z = _draw_z(frozen, config.select_batch, random)
+                layers = tuple(select(trainable, z, names=names))
+                freeze_all_but(trainable, layers)
+            optimizer.param_groups[0]["lr"] = lr = config.lr_at(step)
+            optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
+            ws, noise = _draw_inputs(frozen, config, random)
+            loss, terms = _backward(frozen, trainable, loss_fn, ws, noise)
+            _copy(trained, last_good)  # a sound loss and gradient came of these weights
+            optimizer.step()
+            seconds = time.monotonic() - start
+            eta = seconds / (step + 1) * (config.steps - step - 1)
+            preview = _preview(trainable, config, step + 1)
+            yield Progress(step + 1, config.steps, loss, terms, layers, lr, seconds, eta, preview)
+    except FloatingPointError as error:
+        _copy(last_good, trained)
+        raise DivergedError(
+            f"The run stopped in step {step + 1}: {error} The generator keeps the weights of the "
+            f"last sound step. Lower the learning rate, now {config.lr_at(step):g}."
+        ) from error
+    finally:
+        trainable.requires_grad_(False)
+        trainable.zero_grad(set_to_none=True)
+
+
+def _check_twins(frozen: Generator, trainable: Generator) -> None:
+    if trainable is frozen or trainable.config != frozen.config:
+        raise ValueError(
+            "adapt trains a copy of the frozen generator, and got "
+            f"{'the same object' if trainable is frozen else 'another architecture'}: "
+            "use copy.deepcopy(frozen)."
+        )
+
+
+def _draw_z(generator: Generator, count: int, random: torch.Generator) -> Tensor:
+    z = torch.randn(count, generator.z_dim, generator=random)  # on the CPU: the same everywhere
+    return z.to(generator.mean_latent.device)
+
+
+@torch.no_grad()
+def _draw_inputs(
+    frozen: Generator, config: AdaptConfig, random: torch.Generator
+) -> tuple[Tensor, list[Tensor]]:
+    """The ws [N, num_ws, w_dim] and the noise of a step: both twins get the same."""
+    ws = frozen.mapping(_draw_z(frozen, config.batch, random), config.truncation_psi)
+    if config.mixing and torch.rand((), generator=random) < config.mixing:
+        second = frozen.mapping(_draw_z(frozen, config.batch, random), config.truncation_psi)
+        crossover = int(torch.randint(1, frozen.num_ws, (), generator=random))
+        ws = torch.cat([ws[:, :crossover], second[:, crossover:]], dim=1)
+    return ws, frozen.make_noise(config.batch, random)
+
+
+def _backward(frozen, trainable, loss_fn, ws, noise) -> tuple[float, dict[str, float]]:
+    """Forward both twins, backward into the trainable; the loss and its terms.
+
+    FloatingPointError when the loss or a gradient is not finite.
+    """
+    with torch.no_grad():
+        source = frozen.synthesis(ws, noise)
+    with torch.enable_grad():  # whatever the consumer's mode
+        adapted = trainable.synthesis(ws, noise)
+        terms = loss_fn.terms(source, adapted) if hasattr(loss_fn, "terms") else {}
+        loss = loss_fn.total(terms) if terms else loss_fn(source, adapted)
+        loss.backward()
+    gradients = [p.grad for p in trainable.parameters() if p.grad is not None]
+    size = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else loss.detach()
+    if not torch.isfinite(loss.detach() + size):
+        raise FloatingPointError(f"the loss is {loss.item():g} and its gradient {size.item():g}.")
+    return loss.item(), {name: term.item() for name, term in terms.items()}
+
+
+@torch.no_grad()
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    for source, target in zip(sources, targets):
+        target.copy_(source)
+
+
+def _preview(trainable: Generator, config: AdaptConfig, step: int) -> Tensor | None:
+    due = step in (1, config.steps) or step % max(1, config.preview_every) == 0
+    if not (config.preview_every and due):
+        return None
+    return sample(trainable, config.preview_seeds, config.preview_psi)
+
+
+# Usual settings
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that suit a base generator: of the loop, the loss and the choice of layers.
+
+    guidance: keyword arguments of `objective`. method: a key of SELECTORS. k: layers to train,
+    0 for all. source: the prompt for what the base shows.
+    """
+
+    config: AdaptConfig
+    guidance: dict
+    source: str
+    method: str = "gradient"
+    k: int = 0
+
+
+PRESETS = {
+    "demo": Preset(
+        AdaptConfig(
+            steps=80, batch=8, lr=0.03, final_lr=0.006, beta2=0.99, truncation_psi=0.9,
+            preview_every=5,
+        ),
+        guidance={"directional": 1.0, "global_": 2.0, "views": 2, "templates": ("{}",)},
+        source="photo",
+    ),
+    "ffhq": Preset(
+        AdaptConfig(steps=300, preview_every=10),
+        guidance={"directional": 1.0},
+        source="photo",
+        k=10,
+    ),
+}  # fmt: skip
+
+
+def prepare(
+    clips: Sequence[CLIP], source: str, target: str, preset: Preset
+) -> tuple[WeightedSum | Augmented, Select]:
+    """The loss and the selector of a preset for two prompts, as `adapt` takes them.
+
+    PromptError for prompts that cannot be read, ValueError for an unknown method.
+    """
+    if preset.method not in SELECTORS:
+        raise ValueError(
+            f"There is no method {preset.method!r} of choosing layers: "
+            f"use {' or '.join(map(repr, SELECTORS))}."
+        )
+    loss = objective(clips, source, target, **preset.guidance)
+    by = partial(SELECTORS[preset.method], objective=target_loss(clips, target), k=preset.k)
+    return loss, by
