@@ -123,7 +123,7 @@ def _read(path: Path) -> dict:
     contents = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if not isinstance(contents, dict):
         raise CheckpointError(
-            f"{path.name} holds a {type(contents).__name__}; a dict of tensors was expected."
+            f"{path.name} holds one {type(contents).__name__}; a dict of tensors was expected."
         )
     return contents
 
@@ -169,8 +169,8 @@ def _build(state: dict) -> Generator:
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise ValueError(
-                f"The entry {key!r} is a {type(value).__name__}; a generator has tensors only. "
-                "Give the generator's state dict, alone or as 'g_ema'."
+                f"The entry {key!r} is of type {type(value).__name__} and not a tensor; "
+                "give the generator's state dict, alone or as 'g_ema'."
             )
     config = GeneratorConfig.from_state_dict(state)
     with torch.device("meta"):

@@ -78,7 +78,7 @@ class Delta:
                 f"{path.name} was changed after it was saved: its checksum does not fit. "
                 "Get the file again from where it was made."
             )
-        return cls(base, tensors, json.loads(text))
+        return cls(base, tensors, _metadata(path.name, text))
 
 
 def diff(base: Generator, adapted: Generator, metadata: Mapping | None = None) -> Delta:
@@ -127,6 +127,8 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, float]]) -> Generator:
             value.copy_(torch.lerp(value, *parts[0]))  # exact at 1, which the sum is not
         elif parts:
             value.copy_(value + sum(a * (tensor - value) for tensor, a in parts))
+    if any(key.startswith("style.") for delta, _ in deltas for key in delta.tensors):
+        generator.update_mean_latent()  # another mapping has another mean
     return generator
 
 
@@ -174,6 +176,16 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise _broken(path) from error
+
+
+def _metadata(name: str, text: str) -> dict:
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError):
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise DeltaError(f"{name} holds metadata that is no JSON object; make the domain again.")
+    return metadata
 
 
 def _check_tensor(name: str, key: str, value: Tensor) -> None:

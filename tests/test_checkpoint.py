@@ -1,0 +1,228 @@
+"""Every form in which generators are found on disk, and every way in which a file can be wrong."""
+
+import argparse
+import pickle
+import struct
+import zipfile
+
+import pytest
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from nada.checkpoint import CheckpointError, fingerprint, load_generator, save_generator
+from nada.generator import GeneratorConfig
+from tests.helpers import TINY, tiny_generator
+
+
+def same(a, b) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def training_file(generator) -> dict:
+    """What a training script leaves: two generators, a discriminator, optimisers, its arguments."""
+    return {
+        "g": {key: value + 1 for key, value in generator.state_dict().items()},
+        "d": {"convs.0.0.weight": torch.ones(3, 3)},
+        "g_ema": generator.state_dict(),
+        "g_optim": {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"lr": 0.002}]},
+        "args": argparse.Namespace(size=16, path="data"),
+        "latent_avg": torch.arange(16.0),
+    }
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_training_file_gives_its_moving_average(generator, tmp_path, legacy):
+    path = tmp_path / "550000.pt"
+    torch.save(training_file(generator), path, _use_new_zipfile_serialization=not legacy)
+    loaded = load_generator(path)
+    assert same(loaded, generator)
+    assert torch.equal(loaded.mean_latent, torch.arange(16.0))
+    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+
+
+@pytest.mark.parametrize("wrap", [lambda s: {"g_ema": s}, lambda s: {"g": s}, lambda s: s])
+def test_every_layout_without_a_mean_latent(generator, tmp_path, wrap):
+    torch.save(wrap(generator.state_dict()), tmp_path / "g.pt")
+    loaded = load_generator(str(tmp_path / "g.pt"))
+    assert same(loaded, generator)
+    torch.testing.assert_close(loaded.mean_latent, generator.mean_latent)
+
+
+def test_blur_filters_and_noise_may_be_left_out(generator, tmp_path):
+    state = generator.state_dict()
+    small = {k: v for k, v in state.items() if not k.endswith(".kernel")}
+    torch.save({"g_ema": small}, tmp_path / "no_kernels.pt")
+    assert same(load_generator(tmp_path / "no_kernels.pt"), generator)
+
+    small = {k: v for k, v in small.items() if not k.startswith("noises.")}
+    torch.save({"g_ema": small}, tmp_path / "no_noise.pt")
+    first, second = (load_generator(tmp_path / "no_noise.pt") for _ in range(2))
+    assert same(first, second) and first.noises.noise_4.std() > 0.5
+
+
+def test_a_latent_average_of_one_row_will_do(generator, tmp_path):
+    contents = {"g_ema": generator.state_dict(), "latent_avg": torch.ones(1, 16)}
+    torch.save(contents, tmp_path / "g.pt")
+    assert torch.equal(load_generator(tmp_path / "g.pt").mean_latent, torch.ones(16))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [GeneratorConfig(4, 8, 6, 1, (5,)), GeneratorConfig(64, 12, 12, 4, (6, 5, 7, 3, 2))],
+    ids=lambda config: f"{config.size}",
+)
+def test_saved_and_loaded_is_the_same_in_float16(tmp_path, config):
+    saved = tiny_generator(config)
+    save_generator(saved, tmp_path / "deep" / "g.safetensors", {"made by": "a test"})
+    loaded = load_generator(tmp_path / "deep" / "g.safetensors")
+    assert loaded.config == config
+    assert torch.equal(loaded.mean_latent, saved.mean_latent)
+    for key, value in loaded.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, saved.state_dict()[key].half().float()), key
+    with safetensors.safe_open(tmp_path / "deep" / "g.safetensors", "pt") as file:
+        assert file.metadata() == {"made by": "a test"}
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["g.safetensors"]
+
+
+def test_weights_too_large_for_float16_are_not_saved(generator, tmp_path):
+    generator.conv1.conv.weight[0, 0, 0, 0, 0] = 1e6
+    with pytest.raises(ValueError, match=r"'conv1.conv.weight' holds numbers that float16 cannot"):
+        save_generator(generator, tmp_path / "g.safetensors")
+    assert not (tmp_path / "g.safetensors").exists()
+
+
+def test_loading_leaves_the_global_randomness_alone(generator, tmp_path):
+    save_generator(generator, tmp_path / "g.safetensors")
+    before = torch.get_rng_state()
+    load_generator(tmp_path / "g.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_fingerprint_tells_generators_apart_and_nothing_else(generator):
+    own = fingerprint(generator)
+    assert len(own) == 64 and own == fingerprint(tiny_generator(TINY))
+    constant = generator.input.input
+    constant.data = constant.data.contiguous(memory_format=torch.channels_last)
+    assert fingerprint(generator) == own
+    generator.to_rgb1.bias[0, 1, 0, 0] += 1e-6
+    assert fingerprint(generator) != own
+
+
+def test_the_fingerprint_is_fixed_for_ever():
+    """Domain files name their base by it: another way to compute it would orphan them all."""
+    generator = tiny_generator(GeneratorConfig(4, 2, 2, 1, (2,)))
+    for value in generator.state_dict().values():
+        value.fill_(0.5)
+    assert fingerprint(generator).startswith("716fde60a60c3886")
+
+
+class Harmful:
+    def __reduce__(self):
+        return (print, ("code in a pickle ran",))
+
+
+def write_torch(path, contents):
+    torch.save(contents, path)
+
+
+def write_pickle(path, contents):
+    path.write_bytes(pickle.dumps(contents, protocol=2))
+
+
+def write_bytes(path, contents):
+    path.write_bytes(contents)
+
+
+def broken(change) -> dict:
+    state = dict(tiny_generator().state_dict())
+    change(state)
+    return {"g_ema": state}
+
+
+WRONG = {
+    "web page": ("g.pt", write_bytes, b"\n<!DOCTYPE html><html>Sign in</html>", "web page"),
+    "lfs pointer": ("g.pt", write_bytes, b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
+    "empty": ("g.pt", write_bytes, b"", "cannot be read as a PyTorch file"),
+    "garbage": ("g.pt", write_bytes, bytes(range(256)) * 9, "cannot be read as a PyTorch file"),
+    "code": ("g.pt", write_torch, {"g_ema": Harmful()}, "cannot be read as a PyTorch file"),
+    "pickle": ("g.pkl", write_pickle, {"g_ema": Harmful()}, "cannot be read as a PyTorch file"),
+    "a list": ("g.pt", write_torch, [1, 2], "holds one list"),
+    "no tensors": ("g.pt", write_torch, {"epoch": 3}, "'epoch' is of type int"),
+    "other model": ("g.pt", write_torch, {"fc.weight": torch.ones(2, 2)}, "Not a StyleGAN2"),
+    "missing": ("g.pt", write_torch, broken(lambda s: s.pop("conv1.noise.weight")), "is missing"),
+    "no style": ("g.pt", write_torch, broken(lambda s: s.pop("style.1.weight")), "numbered"),
+    "gap": ("g.pt", write_torch, broken(lambda s: s.pop("convs.1.conv.weight")), "without a gap"),
+    "extra": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s.update({"convs.0.extra": torch.ones(1)})),
+        "'convs.0.extra' does not belong",
+    ),
+    "odd shape": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s.update({"conv1.activate.bias": torch.ones(13)})),
+        r"'conv1.activate.bias' is \[13\] instead of \[12\]",
+    ),
+    "flat input": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s.update({"input.input": torch.ones(12)})),
+        "4 dimensions were expected",
+    ),
+    "nan": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s.update({"to_rgb1.bias": torch.full((1, 3, 1, 1), torch.nan)})),
+        "'to_rgb1.bias' holds nan",
+    ),
+    "odd mean": (
+        "g.pt",
+        write_torch,
+        {**broken(lambda s: None), "latent_avg": torch.ones(17)},
+        r"'latent_avg' is \[17\]; one vector of 16",
+    ),
+    "not safetensors": ("g.safetensors", write_bytes, b"PK\x03\x04 no", "not a readable safetens"),
+    "huge header": (
+        "g.safetensors",
+        write_bytes,
+        struct.pack("<Q", 2**60) + b"{}",
+        "not a readable safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("name, write, contents, complaint", WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_file_gets_a_sentence(tmp_path, capfd, name, write, contents, complaint):
+    write(tmp_path / name, contents)
+    with pytest.raises(CheckpointError, match=complaint) as caught:
+        load_generator(tmp_path / name)
+    message = str(caught.value)
+    assert name in message and "\n" not in message and message.endswith(".")
+    assert "code in a pickle ran" not in capfd.readouterr().out
+
+
+def test_a_file_cut_off_gets_a_sentence(generator, tmp_path):
+    torch.save(generator.state_dict(), tmp_path / "g.pt")
+    save_file(generator.state_dict(), tmp_path / "g.safetensors")
+    for path in tmp_path.iterdir():
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(CheckpointError, match=path.name):
+            load_generator(path)
+
+
+def test_a_zip_of_something_else_gets_a_sentence(tmp_path):
+    with zipfile.ZipFile(tmp_path / "g.pt", "w") as archive:
+        archive.writestr("picture.txt", "no weights")
+    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch file"):
+        load_generator(tmp_path / "g.pt")
+
+
+def test_a_missing_file_gets_a_sentence(tmp_path):
+    for path in (tmp_path / "none.pt", tmp_path):
+        with pytest.raises(CheckpointError, match="There is no generator file"):
+            load_generator(path)

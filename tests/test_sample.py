@@ -1,0 +1,84 @@
+"""Pictures from seeds: the same whatever else is asked for, and the right pixels."""
+
+import numpy as np
+import pytest
+import torch
+
+from nada.sample import image_grid, latents, sample, to_images
+
+
+def test_a_seed_is_a_picture(generator):
+    z = torch.randn(1, 16, generator=torch.Generator().manual_seed(7))
+    expected = generator(z, 0.7).clamp(-1, 1)
+    torch.testing.assert_close(sample(generator, [7]), expected)
+    torch.testing.assert_close(sample(generator, range(9))[7:8], expected, rtol=0, atol=1e-5)
+
+
+def test_pictures_do_not_depend_on_the_batch_size(generator):
+    seeds = [3, 1, 4, 1, 5]
+    whole = sample(generator, seeds, batch=5)
+    assert whole.shape == (5, 3, 16, 16) and whole.abs().max() <= 1
+    for batch in (1, 2, 100):
+        torch.testing.assert_close(sample(generator, seeds, batch=batch), whole, rtol=0, atol=1e-5)
+    assert torch.equal(whole[1], whole[3]) and not torch.equal(whole[0], whole[1])
+
+
+def test_sampling_changes_no_randomness_and_keeps_no_graph(generator):
+    generator.requires_grad_(True)
+    before = torch.get_rng_state()
+    images = sample(generator, [1, 2], truncation_psi=1.0)
+    assert torch.equal(torch.get_rng_state(), before) and not images.requires_grad
+
+
+def test_truncation_zero_is_one_picture(generator):
+    images = sample(generator, [1, 2], truncation_psi=0.0)
+    torch.testing.assert_close(images[0], images[1])
+
+
+def test_no_seeds_no_pictures(generator):
+    assert sample(generator, []).shape == (0, 3, 16, 16)
+    assert to_images(sample(generator, [])) == []
+
+
+@pytest.mark.parametrize("seed", [1.5, "7", True, None, 2**64, -(2**63) - 1])
+def test_a_seed_that_is_none_gets_a_sentence(generator, seed):
+    with pytest.raises(ValueError, match="whole number"):
+        sample(generator, [1, seed])
+
+
+def test_extreme_seeds_are_seeds():
+    rows = latents([0, -1, 2**63, 2**64 - 1, -(2**63)], 4)
+    assert rows.shape == (5, 4) and rows.isfinite().all()
+
+
+def test_a_batch_of_none_gets_a_sentence(generator):
+    with pytest.raises(ValueError, match="at least 1"):
+        sample(generator, [1], batch=0)
+
+
+def test_pixels():
+    levels = torch.tensor([-3.0, -1.0, -0.5, 0.0, 1.0, 2.0]).view(1, 1, 2, 3).expand(2, 3, 2, 3)
+    images = to_images(levels)
+    assert [image.size for image in images] == [(3, 2), (3, 2)]
+    expected = np.array([[0, 0, 64], [128, 255, 255]])
+    np.testing.assert_array_equal(np.asarray(images[1]), np.stack([expected] * 3, -1))
+
+
+def test_channels_are_red_green_blue():
+    red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1)
+    assert to_images(red)[0].getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_grid_reads_like_a_page():
+    shades = torch.linspace(-1, 0, 5).view(5, 1, 1, 1).expand(5, 3, 2, 3)
+    grid = np.asarray(image_grid(shades, columns=2))
+    assert grid.shape == (6, 6, 3)
+    corners = grid[::2, ::3, 0]
+    singles = [np.asarray(image)[0, 0, 0] for image in to_images(shades)]
+    np.testing.assert_array_equal(corners, np.array([*singles, 255]).reshape(3, 2))
+
+
+@pytest.mark.parametrize("count, columns", [(0, 2), (2, 0)])
+def test_an_impossible_grid_gets_a_sentence(count, columns):
+    with pytest.raises(ValueError, match="columns is none"):
+        image_grid(torch.zeros(count, 3, 2, 2), columns)
