@@ -24,6 +24,8 @@ VOCABULARY = 49408
 START, END = VOCABULARY - 2, VOCABULARY - 1  # the marker tokens around every prompt
 MAX_CHARACTERS = 1000  # 77 tokens hold fewer; a longer "word" would keep the tokenizer busy
 
+SCALARS = {"input_resolution", "context_length", "vocab_size"}  # in OpenAI's files; shapes tell
+
 # Channel statistics of CLIP's training pictures, in [0, 1] (Radford et al. 2021, released code).
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -119,17 +121,21 @@ class CLIP(nn.Module):
             )
         return ids
 
-    def unknown_words(self, prompt: str) -> list[str]:
-        """Words of the prompt that this model never saw, in order; [] where it knows the language.
+    def spoken_words(self, prompt: str) -> list[str]:
+        """The prompt's words as the tokenizer splits it, each once, in order.
 
         Emoji and characters of any script count as words; ASCII punctuation does not.
         """
+        pieces = tokenizer().pat.findall(clean(prompt))
+        markers = {"<|startoftext|>", "<|endoftext|>"}
+        spoken = (p for p in pieces if not p.startswith("'") and set(p) - set(string.punctuation))
+        return [word for word in dict.fromkeys(spoken) if word not in markers]
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of the prompt that this model never saw; [] where it knows the language."""
         if self.words is None:
             return []
-        pieces = tokenizer().pat.findall(clean(prompt))
-        known = self.words | {"<|startoftext|>", "<|endoftext|>"}
-        spoken = (p for p in pieces if not p.startswith("'") and set(p) - set(string.punctuation))
-        return list(dict.fromkeys(word for word in spoken if word not in known))
+        return [word for word in self.spoken_words(prompt) if word not in self.words]
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -219,9 +225,8 @@ def _load_safetensors(path: Path, name: str) -> CLIP:
             words = (file.metadata() or {}).get("words")
         model = build(_expand_tokens(state))
     except (SafetensorError, OSError, KeyError, RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{path.name} is not a CLIP model in OpenAI's tensor names ({reason}): "
+            f"{path.name} is not a CLIP model in OpenAI's tensor names ({_reason(error)}): "
             "get the file again or choose another."
         ) from error
     return CLIP(model, name, None if words is None else frozenset(words.split()))
@@ -246,17 +251,33 @@ def _load_openai(name: str) -> nn.Module:
         known = ", ".join([*BUNDLED, *package.available_models()])
         raise ValueError(f"There is no CLIP model “{name}”: use a file or one of {known}.")
     try:
-        return package.load(name, device="cpu")[0].float()
+        if name in package.available_models():
+            return package.load(name, device="cpu")[0].float()
+        return build(_read_torch(name))
     except urllib.error.URLError as error:
         raise ValueError(
             f"CLIP model {name} could not be downloaded ({error.reason}): "
             "connect to the internet once, or use the bundled “demo”."
         ) from error
     except Exception as error:  # torch.jit and pickle raise nearly anything on a foreign file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"CLIP model {name} could not be read ({reason}): get the file again."
+            f"CLIP model {name} could not be read ({_reason(error)}): get the file again."
         ) from error
+
+
+def _read_torch(path: str) -> dict[str, Tensor]:
+    """The state dict in OpenAI's .pt, a TorchScript archive, or in a plain one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+    except RuntimeError:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    return {key: value.float() for key, value in state.items() if key not in SCALARS}
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 # OpenAI's package

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.helpers import tiny_generator
+from tests.helpers import make_clip, tiny_generator
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +16,15 @@ def _fixed_seed():
 def generator():
     """A tiny generator (16 pixels, w of 16), new for each test."""
     return tiny_generator()
+
+
+@pytest.fixture(scope="session")
+def clip_a():
+    """The CLIP that the reference programs were run with: random weights, 64 pixels."""
+    return make_clip("a", 64, 64, 2, 128, 16, 77, 49408, 128, 2, 2)
+
+
+@pytest.fixture(scope="session")
+def clip_tiny():
+    """A CLIP that costs nothing: one layer, 16 pixels, prompts of 24 tokens."""
+    return make_clip("tiny", 16, 16, 1, 64, 8, 24, 49408, 64, 1, 1)

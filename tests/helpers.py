@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from nada.clip import CLIP, openai_clip
 from nada.generator import Generator, GeneratorConfig
 
 DATA = Path(__file__).parent / "data"
@@ -48,3 +49,36 @@ def golden(file: str) -> dict[str, torch.Tensor]:
 
 def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return ((got - expected).norm() / expected.norm()).item()
+
+
+@torch.no_grad()
+def fill_clip(model: torch.nn.Module, tag: str) -> torch.nn.Module:
+    """Weights by name for a `clip.model.CLIP`: what the reference programs were run with."""
+    width = model.ln_final.weight.shape[0]
+    for key, value in model.state_dict().items():
+        value.copy_(_clip_weight(key, randn(f"{tag}/{key}", value.shape), width))
+    return model
+
+
+def _clip_weight(key: str, x: torch.Tensor, width: int) -> torch.Tensor:
+    if "ln_" in key and key.endswith("weight"):
+        return 1 + 0.1 * x
+    if key == "logit_scale":
+        return torch.tensor(4.6052)
+    if key.endswith("bias"):
+        return 0.02 * x
+    if "embedding" in key:
+        return 0.05 * x
+    if key.split(".")[-1] in ("proj", "text_projection") and x.ndim == 2:
+        return x * width**-0.5
+    if x.ndim == 2:
+        return x * x.shape[-1] ** -0.5
+    if x.ndim == 4:
+        return x * x[0].numel() ** -0.5
+    return 0.1 * x
+
+
+def make_clip(name: str, *shape) -> CLIP:
+    """A frozen CLIP of the given architecture (the arguments of `clip.model.CLIP`)."""
+    model = fill_clip(openai_clip().model.CLIP(*shape), f"clip/{name}")
+    return CLIP(model, name).eval().requires_grad_(False)
