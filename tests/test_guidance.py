@@ -1,0 +1,275 @@
+"""Directions and losses against the reference program's numbers and against a line of algebra."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nada.clip import PromptError, resize
+from nada.guidance import (
+    TEMPLATES,
+    Augmented,
+    DirectionalLoss,
+    GlobalLoss,
+    InDomainLoss,
+    WeightedSum,
+    image_direction,
+    objective,
+    prompt_features,
+    target_loss,
+    text_direction,
+)
+from tests.helpers import golden, make_clip, relative_error
+
+GOLDEN = golden("guidance")
+PAIRS = [("Human", "Zombie"), ("Photo", "Sketch"), ("face", "anime painting")]
+SOURCE, ADAPTED = GOLDEN["clip/a/src"], GOLDEN["clip/a/dst"]
+
+
+@pytest.mark.parametrize("source, target", PAIRS)
+def test_text_direction_over_the_templates_is_the_reference_programs(clip_a, source, target):
+    direction = text_direction(clip_a, source, target)
+    expected = GOLDEN[f"clip/a/{source}->{target}/text_direction"][0]
+    assert len(TEMPLATES) == len(set(TEMPLATES)) == 79
+    torch.testing.assert_close(direction, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("source, target", PAIRS)
+def test_directional_loss_and_gradient_are_the_reference_programs(clip_a, source, target):
+    prefix = f"clip/a/{source}->{target}"
+    adapted = ADAPTED.clone().requires_grad_(True)
+    loss = DirectionalLoss(clip_a, text_direction(clip_a, source, target))(SOURCE, adapted)
+    loss.backward()
+    pooled = F.adaptive_avg_pool2d(adapted.grad, 8)
+    assert loss.item() == pytest.approx(GOLDEN[f"{prefix}/direction_loss"].item(), rel=1e-3)
+    assert adapted.grad.norm().item() == pytest.approx(
+        GOLDEN[f"{prefix}/grad_norm"].item(), rel=1e-3
+    )
+    assert relative_error(pooled, GOLDEN[f"{prefix}/direction_loss_grad_target_pooled"]) < 1e-3
+
+
+@pytest.mark.parametrize("source, target", PAIRS)
+def test_global_loss_is_the_reference_programs(clip_a, source, target):
+    loss = GlobalLoss(clip_a, f"a {target}")(ADAPTED)
+    expected = GOLDEN[f"clip/a/{source}->{target}/global_loss"].item()
+    assert loss.item() == pytest.approx(expected, rel=1e-3)
+
+
+# The first step, where the twins are one
+
+
+def test_identical_twins_have_loss_1_and_a_gradient_that_starts_the_run(clip_tiny):
+    direction = text_direction(clip_tiny, "photo", "sketch")
+    loss_fn = DirectionalLoss(clip_tiny, direction)
+    images = torch.randn(4, 3, 16, 16)
+    adapted = images.clone().requires_grad_(True)
+    loss = loss_fn(images, adapted)
+    loss.backward()
+    assert loss.item() == 1
+    step = adapted.detach() - 0.01 * adapted.grad / adapted.grad.norm()
+    assert loss_fn(images, step) < 0.99  # and the step is a good one
+    assert adapted.grad.isfinite().all()
+
+
+def test_the_first_gradient_is_no_giant_that_adam_would_remember(clip_tiny):
+    """Its size against that of a run on its way decides how long Adam's average is spoilt."""
+    loss_fn = DirectionalLoss(clip_tiny, text_direction(clip_tiny, "photo", "sketch"))
+    images = torch.randn(4, 3, 16, 16)
+    norms = []
+    for distance in (0.0, 1e-6, 1e-3, 0.3):
+        adapted = (images + distance * torch.randn_like(images)).requires_grad_(True)
+        loss_fn(images, adapted).backward()
+        norms.append(adapted.grad.norm().item())
+    assert max(norms[:3]) < 20 * norms[3]
+    assert min(norms) > 0
+
+
+def test_the_loss_is_continuous_where_short_moves_begin(clip_tiny):
+    direction = F.normalize(torch.randn(16), dim=0)
+    loss_fn = DirectionalLoss(clip_tiny, direction)
+    source = torch.zeros(1, 16)
+    along, across = direction, F.normalize(torch.randn(16), dim=0)
+    move = F.normalize(along + across, dim=0)
+    just_below, just_above = (
+        loss_fn.compare(source, (length * move)[None]) for length in (0.0499999, 0.0500001)
+    )
+    assert just_below.item() == pytest.approx(just_above.item(), abs=1e-4)
+    far = loss_fn.compare(source, 0.7 * move[None])
+    assert far.item() == pytest.approx(1 - (move @ direction).item(), abs=1e-6)
+
+
+# Prompts
+
+
+@pytest.mark.parametrize("prompt", ["{}", "{0} {name}", "%s {", "a {} in a {}"])
+def test_braces_in_a_prompt_stay_what_they_are(clip_tiny, prompt):
+    got = prompt_features(clip_tiny, prompt, ("the {} here",))
+    expected = clip_tiny.encode_text(["the " + prompt + " here"])
+    torch.testing.assert_close(got, expected)
+    assert text_direction(clip_tiny, "photo", prompt).isfinite().all()
+
+
+@pytest.mark.parametrize("target", ["photo", " Photo ", "PHOTO"])
+def test_prompts_that_mean_the_same_get_a_sentence(clip_tiny, target):
+    with pytest.raises(PromptError, match="are the same to CLIP model tiny: choose a target"):
+        objective([clip_tiny], "photo", target, directional=0.0, global_=1.0)
+
+
+def test_a_prompt_too_long_with_its_template_gets_a_sentence(clip_tiny):
+    longest = "word " * 22
+    clip_tiny.encode_text([longest])
+    with pytest.raises(PromptError, match="tokens with the words around it"):
+        text_direction(clip_tiny, "photo", longest)
+
+
+def test_direction_from_pictures_points_from_one_mean_to_the_other(clip_tiny):
+    source, target = torch.randn(5, 3, 16, 16), torch.randn(3, 3, 20, 24)
+    direction = image_direction(clip_tiny, source, target)
+    means = [clip_tiny.encode_image(images).mean(dim=0) for images in (source, target)]
+    torch.testing.assert_close(direction, F.normalize(means[1] - means[0], dim=0))
+    with pytest.raises(ValueError, match="choose pictures of another domain"):
+        image_direction(clip_tiny, source, source)
+
+
+# Terms and their sum
+
+
+def test_in_domain_loss_is_the_mean_squared_change_of_cosines(clip_tiny):
+    source, adapted = (F.normalize(torch.randn(3, 16), dim=1) for _ in range(2))
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    expected = sum((adapted[i] @ adapted[j] - source[i] @ source[j]) ** 2 for i, j in pairs) / 3
+    torch.testing.assert_close(InDomainLoss(clip_tiny).compare(source, adapted), expected)
+
+
+def test_in_domain_loss_of_one_picture_gets_a_sentence(clip_tiny):
+    images = torch.randn(1, 3, 16, 16)
+    with pytest.raises(ValueError, match="set the batch to 2 or more"):
+        InDomainLoss(clip_tiny)(images, images)
+
+
+def test_objective_is_the_weighted_sum_of_its_terms(clip_tiny):
+    source, adapted = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    loss = objective([clip_tiny], "photo", "sketch", directional=1.5, global_=2.0, in_domain=0.25)
+    direction = text_direction(clip_tiny, "photo", "sketch")
+    parts = {
+        "directional": DirectionalLoss(clip_tiny, direction)(source, adapted),
+        "global": GlobalLoss(clip_tiny, "sketch")(adapted),
+        "in_domain": InDomainLoss(clip_tiny)(source, adapted),
+    }
+    torch.testing.assert_close(loss.terms(source, adapted), parts)
+    expected = 1.5 * parts["directional"] + 2 * parts["global"] + 0.25 * parts["in_domain"]
+    torch.testing.assert_close(loss(source, adapted), expected)
+
+
+def test_each_batch_is_encoded_once_however_many_terms_look_at_it(clip_tiny, monkeypatch):
+    seen = []
+    encode = clip_tiny.encode_image
+    monkeypatch.setattr(clip_tiny, "encode_image", lambda images: seen.append(1) or encode(images))
+    loss = objective([clip_tiny], "photo", "sketch", global_=1.0, in_domain=1.0)
+    loss(torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16))
+    assert len(seen) == 2
+
+
+def test_an_ensemble_is_the_weighted_mean_of_its_models(clip_tiny):
+    other = make_clip("other", 16, 16, 1, 64, 8, 24, 49408, 64, 1, 1)
+    source, adapted = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    loss = objective([clip_tiny, other], "photo", "sketch", weights=[1, 3])
+    singles = [objective([c], "photo", "sketch")(source, adapted) for c in (clip_tiny, other)]
+    torch.testing.assert_close(loss(source, adapted), (singles[0] + 3 * singles[1]) / 4)
+    assert list(loss.terms(source, adapted)) == ["directional tiny", "directional other"]
+    target = target_loss([clip_tiny, other], "sketch")(adapted)
+    means = [GlobalLoss(c, "sketch")(adapted) for c in (clip_tiny, other)]
+    torch.testing.assert_close(target, sum(means) / 2)
+
+
+def test_weights_that_make_no_loss_get_a_sentence(clip_tiny):
+    with pytest.raises(ValueError, match="give at least one term a weight"):
+        objective([clip_tiny], "photo", "sketch", directional=0.0)
+    with pytest.raises(ValueError, match="give one for each"):
+        objective([clip_tiny], "photo", "sketch", weights=[1, 1])
+    with pytest.raises(ValueError, match="named twice"):
+        objective([clip_tiny, clip_tiny], "photo", "sketch")
+
+
+# Augmentation
+
+
+def augmented(clip, **options) -> Augmented:
+    direction = text_direction(clip, "photo", "sketch")
+    return Augmented(
+        WeightedSum({"directional": (1.0, DirectionalLoss(clip, direction))}), **options
+    )
+
+
+def test_source_and_adapted_are_changed_alike_and_views_differ(clip_tiny):
+    loss = augmented(clip_tiny, views=3)
+    images = torch.randn(2, 3, 16, 16)
+    one, two = loss.views_of(images, images.clone())
+    assert torch.equal(one, two)
+    assert one.shape == (6, 3, 16, 16)
+    assert not torch.equal(one[:2], one[2:4]) and not torch.equal(one[0], one[1])
+
+
+def test_views_without_any_change_but_mirroring_are_the_pictures(clip_tiny):
+    loss = augmented(clip_tiny, views=8, translate=0, scale=0, rotate=0, cutout=0, colour=0)
+    images = torch.randn(1, 3, 32, 40)
+    expected = resize(images, 16)[0]
+    (views,) = loss.views_of(images)
+    kinds = [
+        min((0, 1), key=lambda i: (view - (expected, expected.flip(-1))[i]).abs().max())
+        for view in views
+    ]
+    for view, kind in zip(views, kinds):
+        torch.testing.assert_close(view, (expected, expected.flip(-1))[kind], rtol=0, atol=1e-4)
+    assert set(kinds) == {0, 1}
+
+
+def test_each_change_stays_within_its_limit(clip_tiny):
+    ramp = torch.linspace(-1, 1, 16).view(1, 1, 1, 16).expand(1, 3, 16, 16)
+    shifted = augmented(
+        clip_tiny, views=64, translate=0.1, scale=0, rotate=0, cutout=0, colour=0
+    ).views_of(ramp)[0]
+    moved = shifted[:, 0, 8, 4:12].mean(dim=1).abs()  # the ramp rises by 2 over the width
+    assert 0.1 < moved.max() <= 2 * 0.1 * 16 / 15 + 0.07
+    grey = torch.zeros(1, 3, 16, 16)
+    tinted = augmented(
+        clip_tiny, views=64, translate=0, scale=0, rotate=0, cutout=0, colour=0.2
+    ).views_of(grey)[0]
+    assert 0.1 < tinted.abs().max() <= 0.2
+    white = torch.ones(1, 3, 16, 16)
+    holed = augmented(
+        clip_tiny, views=64, translate=0, scale=0, rotate=0, cutout=0.5, colour=0
+    ).views_of(white)[0]
+    lost = (holed[:, 0] < 0.5).float().mean(dim=(1, 2))
+    assert 0.1 < lost.max() <= 0.25 + 0.1
+
+
+def test_colours_keep_grey_pictures_grey(clip_tiny):
+    grey = torch.randn(1, 1, 16, 16).expand(1, 3, 16, 16)
+    (views,) = augmented(clip_tiny, views=8).views_of(grey)
+    torch.testing.assert_close(views[:, 0], views[:, 1])
+
+
+def test_the_seed_decides_the_views(clip_tiny):
+    loss = augmented(clip_tiny, views=2)
+    images = torch.randn(2, 3, 16, 16)
+    loss.seed(5)
+    first = [loss.views_of(images)[0] for _ in range(2)]
+    torch.rand(3)  # torch's own random numbers have no part in it
+    loss.seed(5)
+    assert torch.equal(first[0], loss.views_of(images)[0])
+    assert torch.equal(first[1], loss.views_of(images)[0])
+    assert not torch.equal(first[0], first[1])
+
+
+def test_gradients_of_augmented_losses_reach_the_adapted_pictures_only(clip_tiny):
+    source = torch.randn(2, 3, 32, 32, requires_grad=True)
+    adapted = torch.randn(2, 3, 32, 32, requires_grad=True)
+    loss = objective([clip_tiny], "photo", "sketch", global_=1.0, in_domain=1.0, views=2)
+    loss(source, adapted).backward()
+    assert source.grad is None
+    assert adapted.grad.norm() > 0 and adapted.grad.isfinite().all()
+
+
+def test_views_must_be_at_least_one(clip_tiny):
+    with pytest.raises(ValueError, match="views must be 1 or more, got -1"):
+        objective([clip_tiny], "photo", "sketch", views=-1)
