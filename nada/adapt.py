@@ -7,7 +7,7 @@ Method: StyleGAN-NADA, arXiv 2108.00946, section 3.2 and 3.3.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import torch
@@ -291,3 +291,20 @@ def prepare(
     loss = objective(clips, source, target, **preset.guidance)
     by = partial(SELECTORS[preset.method], objective=target_loss(clips, target), k=preset.k)
     return loss, by
+
+
+def record(clips: Sequence[CLIP], target: str, preset: Preset, progress: Progress) -> dict:
+    """What a domain file says about the run that made it, as JSON can hold it."""
+    return {
+        "source": preset.source,
+        "target": target,
+        "clip": [clip.name for clip in clips],
+        "method": preset.method,
+        "k": preset.k,
+        "guidance": {**preset.guidance},
+        "config": asdict(preset.config),
+        "layers": list(progress.layers),
+        "steps_done": progress.step,
+        "loss": progress.loss,
+        "seconds": round(progress.seconds, 2),
+    }

@@ -27,6 +27,24 @@ class CheckpointError(ValueError):
     """A file that is no usable generator; the message is a sentence for the user."""
 
 
+def pick_device(name: str) -> torch.device:
+    """The device called `name`, such as "cpu"; "auto" is an accelerator if torch has one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"The device {name!r} cannot be used ({_short(error)}); 'auto' takes what there is."
+        ) from error
+    return torch.device(name)
+
+
 def load_generator(source: str | Path, device: str | torch.device = "cpu") -> Generator:
     """A trained generator, in evaluation mode and without gradients.
 

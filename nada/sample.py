@@ -1,5 +1,6 @@
 """Pictures from seeds: tensors, PIL images, grids."""
 
+import re
 from collections.abc import Iterable
 
 import torch
@@ -8,6 +9,26 @@ from PIL import Image
 from torch import Tensor
 
 from nada.generator import Generator
+
+
+def parse_seeds(text: str, most: int = 10_000) -> list[int]:
+    """The seeds that "0-7" or "3, 7, 20-22" mean, in order.
+
+    Raises:
+        ValueError: anything else, ranges that run backwards, or more than `most` seeds.
+    """
+    seeds: list[int] = []
+    for part in re.split(r"[\s,;]+", text.strip()):
+        match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part)
+        if not match:
+            raise ValueError(f"The seeds contain {part[:40]!r}; write 0-7 or 3, 7, 20-22.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"The seeds {part} run backwards; write {last}-{first}.")
+        if len(seeds) + last - first + 1 > most:
+            raise ValueError(f"Those are more than {most} seeds; give fewer.")
+        seeds += range(first, last + 1)
+    return seeds
 
 
 def latents(seeds: Iterable[int], z_dim: int) -> Tensor:
