@@ -1,0 +1,388 @@
+"""The loop: reproducible, closable at any point, and nothing trained but what was chosen."""
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+from functools import partial
+
+import pytest
+import torch
+
+from nada.adapt import PRESETS, AdaptConfig, DivergedError, adapt, prepare
+from nada.guidance import GlobalLoss, objective
+from nada.layers import candidates, select_by_gradient, select_by_w_shift
+from nada.sample import sample
+from tests.helpers import TINY, tiny_generator
+
+QUICK = AdaptConfig(steps=4, batch=2, lr=0.02, select_batch=4, beta2=0.99)
+
+
+@pytest.fixture
+def loss(clip_tiny):
+    return objective([clip_tiny], "photo", "sketch", global_=2.0, in_domain=0.5, views=2)
+
+
+def run(generator, loss, config=QUICK, select=None):
+    """The adapted copy and all the progress of a run."""
+    trainable = copy.deepcopy(generator)
+    return trainable, list(adapt(generator, trainable, loss, config, select))
+
+
+def changed(before, after) -> set[str]:
+    """Names of the tensors that differ in any bit."""
+    after = after.state_dict()
+    return {key for key, value in before.state_dict().items() if not torch.equal(value, after[key])}
+
+
+def layers_of(keys) -> set[str]:
+    names = candidates(tiny_generator(), to_rgb=True)
+    return {next(name for name in names if key.startswith(name + ".")) for key in keys}
+
+
+def test_a_run_lowers_the_loss_and_reports_it(generator, loss):
+    config = dataclasses.replace(QUICK, steps=30, batch=4)
+    _, story = run(generator, loss, config)
+    assert [progress.step for progress in story] == list(range(1, 31))
+    assert story[0].terms["directional"] == 1  # the twins start identical
+    last = sum(progress.loss for progress in story[-5:]) / 5
+    assert last < story[0].loss - 0.1
+    for progress in story:
+        terms = progress.terms
+        total = terms["directional"] + 2 * terms["global"] + 0.5 * terms["in_domain"]
+        assert progress.loss == pytest.approx(total, rel=1e-5)
+        assert progress.steps == 30 and progress.layers == generator.conv_names
+    seconds = [progress.seconds for progress in story]
+    assert seconds == sorted(seconds) and story[-1].eta == 0 < story[0].eta
+    assert "step 30/30" in str(story[-1])
+
+
+def test_the_sentence_that_the_library_is(generator, clip_tiny):
+    """A loss that is one term, without names for its parts, will do."""
+    from nada.guidance import DirectionalLoss, text_direction
+
+    loss = DirectionalLoss(clip_tiny, text_direction(clip_tiny, "photo", "pencil sketch"))
+    select = partial(select_by_gradient, objective=GlobalLoss(clip_tiny, "pencil sketch"), k=2)
+    adapted, story = run(generator, loss, QUICK, select)
+    assert story[-1].terms == {}
+    assert layers_of(changed(generator, adapted)) == set(story[0].layers)
+
+
+# Reproducible
+
+
+def everything_on(clip):
+    select = partial(select_by_w_shift, objective=GlobalLoss(clip, "sketch"), k=3)
+    config = dataclasses.replace(QUICK, mixing=0.5, select_every=2, final_lr=0.001, preview_every=1)
+    return config, select
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_happens_around(generator, loss, clip_tiny):
+    config, select = everything_on(clip_tiny)
+    first, story = run(generator, loss, config, select)
+    trainable, again = copy.deepcopy(generator), []
+    for progress in adapt(generator, trainable, loss, config, select):
+        again.append(progress)
+        torch.rand(7)  # a visitor next door
+        sample(generator, [5])
+    assert not changed(first, trainable)
+    assert [p.loss for p in story] == [p.loss for p in again]
+    assert all(torch.equal(p.preview, q.preview) for p, q in zip(story, again))
+
+
+def test_another_seed_gives_another_result(generator, loss):
+    first, _ = run(generator, loss)
+    second, _ = run(generator, loss, dataclasses.replace(QUICK, seed=1))
+    assert changed(first, second)
+
+
+def test_previews_and_the_consumers_gradient_mode_do_not_change_the_result(generator, loss):
+    plain, _ = run(generator, loss)
+    shown, _ = run(generator, loss, dataclasses.replace(QUICK, preview_every=1))
+    with torch.no_grad():
+        silent, _ = run(generator, loss)
+    assert not changed(plain, shown) and not changed(plain, silent)
+
+
+def test_gradient_mode_is_the_consumers_own_at_every_yield(generator, loss):
+    for mode in (True, False):
+        with torch.set_grad_enabled(mode):
+            for _ in adapt(generator, copy.deepcopy(generator), loss, QUICK):
+                assert torch.is_grad_enabled() is mode
+
+
+# Twins
+
+
+def test_both_twins_get_the_same_latents_and_noise(generator):
+    """Then, without a rate, they go on making the same pictures, and never the same ones twice."""
+    seen = []
+
+    def watch(source, adapted):
+        assert torch.equal(source, adapted)
+        assert not source.requires_grad
+        seen.append(source)
+        return adapted.square().mean()
+
+    config = dataclasses.replace(QUICK, lr=0.0, mixing=0.5, steps=6)
+    adapted, _ = run(generator, watch, config)
+    assert not changed(generator, adapted)
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
+
+
+def test_truncation_and_mixing_shape_the_latents(generator, monkeypatch):
+    def ws_of(**settings):
+        seen, frozen = [], copy.deepcopy(generator)
+        synthesis = frozen.synthesis
+        frozen.synthesis = lambda ws, noise: seen.append(ws) or synthesis(ws, noise)
+        config = dataclasses.replace(QUICK, steps=8, **settings)
+        list(adapt(frozen, copy.deepcopy(generator), lambda a, b: b.mean(), config))
+        return torch.cat(seen)
+
+    assert torch.equal(ws_of(truncation_psi=0)[0, 0], generator.mean_latent)
+    plain, mixed = ws_of(), ws_of(mixing=1.0)
+    assert (plain == plain[:, :1]).all()
+    assert (mixed[:, 0] != mixed[:, -1]).any(dim=1).all()  # the first row is of another person
+    rows = (mixed[:, 1:] != mixed[:, :-1]).any(dim=2).sum(dim=1)
+    assert (rows == 1).all()  # one crossover
+
+
+def test_twins_that_are_none_get_a_sentence(generator, loss):
+    with pytest.raises(ValueError, match=r"the same object: use copy\.deepcopy"):
+        next(adapt(generator, generator, loss, QUICK))
+    other = tiny_generator(dataclasses.replace(TINY, size=8, channels=TINY.channels[:2]))
+    with pytest.raises(ValueError, match="another architecture"):
+        next(adapt(generator, other, loss, QUICK))
+
+
+# What is trained
+
+
+def test_only_styled_convolutions_are_trained_and_the_frozen_twin_never(generator, loss):
+    before = copy.deepcopy(generator)
+    adapted, _ = run(generator, loss)
+    keys = changed(generator, adapted)
+    assert layers_of(keys) == set(generator.conv_names)
+    assert {key.split(".", 2 if key.startswith("convs") else 1)[-1] for key in keys} == {
+        "conv.weight", "conv.modulation.weight", "conv.modulation.bias",
+        "noise.weight", "activate.bias",
+    }  # fmt: skip
+    assert not changed(before, generator)
+
+
+def test_rgb_outputs_are_trained_when_asked(generator, loss):
+    adapted, story = run(generator, loss, dataclasses.replace(QUICK, train_to_rgb=True))
+    assert layers_of(changed(generator, adapted)) == {*candidates(generator, to_rgb=True)}
+    assert story[0].layers == candidates(generator, to_rgb=True)
+
+
+@pytest.mark.parametrize("chosen", [["convs.1"], ["conv1", "convs.3"], ["to_rgb1"]])
+def test_only_selected_layers_change(generator, loss, chosen):
+    config = dataclasses.replace(QUICK, train_to_rgb=True)
+    adapted, story = run(generator, loss, config, lambda *args, names: chosen)
+    assert layers_of(changed(generator, adapted)) == set(chosen)
+    assert all(progress.layers == tuple(chosen) for progress in story)
+
+
+@pytest.mark.parametrize("every, calls", [(0, 1), (1, 5), (2, 3), (4, 2), (9, 1)])
+def test_layers_are_chosen_once_or_every_n_steps(generator, loss, every, calls):
+    seen = []
+
+    def select(trainable, z, names):
+        seen.append(z)
+        return [names[len(seen) - 1]]
+
+    config = dataclasses.replace(QUICK, steps=5, select_every=every)
+    _, story = run(generator, loss, config, select)
+    assert len(seen) == calls and all(z.shape == (4, 16) for z in seen)
+    expected = [generator.conv_names[step // (every or 5)] for step in range(5)]
+    assert [progress.layers[0] for progress in story] == expected
+
+
+def test_a_layer_frozen_again_stands_still_at_once(generator, loss):
+    choices = iter([["convs.0"], ["convs.1"]])
+    config = dataclasses.replace(QUICK, steps=2, select_every=1)
+    trainable = copy.deepcopy(generator)
+    story = adapt(generator, trainable, loss, config, lambda *args, names: next(choices))
+    next(story)
+    middle = copy.deepcopy(trainable)
+    next(story)
+    assert layers_of(changed(generator, middle)) == {"convs.0"}
+    assert layers_of(changed(middle, trainable)) == {"convs.1"}
+
+
+def test_backward_stops_below_the_first_trained_layer(generator, loss):
+    """Lower layers hold no graph, so a high layer costs little."""
+    trainable, graphs = copy.deepcopy(generator), {}
+    for name in generator.conv_names:
+        trainable.layer(name).register_forward_hook(
+            lambda layer, inputs, output, name=name: graphs.__setitem__(name, output.requires_grad)
+        )
+    next(adapt(generator, trainable, loss, QUICK, lambda *args, names: ["convs.2"]))
+    assert graphs == {
+        "conv1": False, "convs.0": False, "convs.1": False, "convs.2": True, "convs.3": True
+    }  # fmt: skip
+
+
+def test_the_rate_follows_half_a_cosine():
+    config = AdaptConfig(steps=5, lr=0.03, final_lr=0.01)
+    rates = [config.lr_at(step) for step in range(5)]
+    assert rates == pytest.approx(
+        [0.03, 0.02 + 0.01 * 0.5**0.5, 0.02, 0.02 - 0.01 * 0.5**0.5, 0.01]
+    )
+    assert AdaptConfig(steps=5, lr=0.03).lr_at(4) == 0.03
+    assert AdaptConfig(steps=1, lr=0.03, final_lr=0.01).lr_at(0) == 0.03
+
+
+def test_the_optimizer_gets_the_rate_of_each_step(generator, loss):
+    """From a rate to zero the second half of a two-step run moves nothing."""
+    one, _ = run(generator, loss, dataclasses.replace(QUICK, steps=1, final_lr=0.0))
+    two, story = run(generator, loss, dataclasses.replace(QUICK, steps=2, final_lr=0.0))
+    assert not changed(one, two)
+    assert [progress.lr for progress in story] == [0.02, 0.0]
+
+
+# Ends
+
+
+def test_closing_at_any_step_leaves_a_generator_ready_to_use(generator, loss):
+    full = {}
+    trainable = copy.deepcopy(generator)
+    for progress in adapt(generator, trainable, loss, QUICK):
+        full[progress.step] = copy.deepcopy(trainable)
+    for step in (1, 2, 4):
+        trainable = copy.deepcopy(generator)
+        story = adapt(generator, trainable, loss, QUICK)
+        for _ in range(step):
+            next(story)
+        story.close()
+        assert not changed(full[step], trainable)
+        assert_ready(trainable)
+
+
+def test_the_end_leaves_a_generator_ready_to_use(generator, loss):
+    adapted, _ = run(generator, loss)
+    assert_ready(adapted)
+
+
+def test_an_error_on_the_way_leaves_a_generator_ready_to_use(generator, loss):
+    calls = itertools.count()
+
+    def breaks(source, adapted):
+        if next(calls) == 2:
+            raise MemoryError("no room")
+        return loss(source, adapted)
+
+    trainable = copy.deepcopy(generator)
+    story = adapt(generator, trainable, breaks, QUICK)
+    with pytest.raises(MemoryError):
+        list(story)
+    assert_ready(trainable)
+    assert changed(generator, trainable)
+
+
+def assert_ready(generator):
+    assert not any(p.requires_grad or p.grad is not None for p in generator.parameters())
+    assert not generator.training
+    assert sample(generator, [1, 2]).isfinite().all()
+    copy.deepcopy(generator)
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_numbers_out_of_range_stop_the_run_at_the_last_good_weights(generator, broken):
+    """Good weights are those that a sound loss was computed with: two steps before the news."""
+    snapshots, calls = {}, itertools.count()
+
+    def breaks(source, adapted):
+        if next(calls) < 2:
+            return adapted.square().mean()
+        if broken == "loss":
+            return adapted.mean() * torch.nan
+        return (adapted - adapted.detach()).abs().sqrt().mean()  # finite, with an infinite slope
+
+    trainable = copy.deepcopy(generator)
+    with pytest.raises(
+        DivergedError, match=r"stopped in step 3: the loss is .* Lower the learning"
+    ):
+        for progress in adapt(generator, trainable, breaks, QUICK):
+            snapshots[progress.step] = copy.deepcopy(trainable)
+    assert not changed(snapshots[1], trainable)
+    assert_ready(trainable)
+
+
+def test_a_rate_beyond_reason_ends_in_a_sentence_or_in_numbers(generator, loss):
+    config = dataclasses.replace(QUICK, steps=12, lr=10.0)
+    trainable = copy.deepcopy(generator)
+    with contextlib.suppress(DivergedError):
+        list(adapt(generator, trainable, loss, config))
+    assert_ready(trainable)
+
+
+def test_numbers_out_of_range_while_choosing_layers_stop_the_run_too(generator, loss):
+    select = partial(select_by_gradient, objective=lambda images: images.mean() * torch.nan, k=2)
+    trainable = copy.deepcopy(generator)
+    with pytest.raises(DivergedError, match="stopped in step 1"):
+        list(adapt(generator, trainable, loss, QUICK, select))
+    assert not changed(generator, trainable)
+
+
+# Previews
+
+
+def test_previews_come_after_the_first_step_every_n_and_at_the_end(generator, loss):
+    config = dataclasses.replace(QUICK, steps=8, preview_every=3, preview_seeds=(3, 9))
+    trainable = copy.deepcopy(generator)
+    shown = {}
+    for progress in adapt(generator, trainable, loss, config):
+        if progress.preview is not None:
+            shown[progress.step] = progress.preview
+            expected = sample(trainable, (3, 9), truncation_psi=0.7)
+            assert torch.equal(progress.preview, expected)
+            assert not progress.preview.requires_grad
+    assert list(shown) == [1, 3, 6, 8]
+    assert not torch.equal(shown[1], sample(generator, (3, 9)))
+
+
+def test_no_previews_unless_asked(generator, loss):
+    assert all(progress.preview is None for progress in run(generator, loss)[1])
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("steps", -1), ("steps", 0), ("steps", 1.5), ("steps", "80"), ("steps", True),
+        ("steps", None), ("batch", 0), ("batch", 10**6), ("lr", -0.1), ("lr", float("nan")),
+        ("lr", float("inf")), ("final_lr", -1), ("beta1", 1.0), ("beta2", 1), ("seed", -1),
+        ("seed", 2**64), ("mixing", 1.1), ("truncation_psi", 9), ("select_every", -2),
+        ("preview_every", -1), ("preview_psi", None),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_get_a_sentence(name, value):
+    with pytest.raises(
+        ValueError, match=rf"^{name} is .*: give a (whole )?number from .* to .*\.$"
+    ):
+        AdaptConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_run(generator, clip_tiny, name):
+    preset = PRESETS[name]
+    preset = dataclasses.replace(
+        preset,
+        config=dataclasses.replace(preset.config, steps=2),
+        k=min(preset.k, 3),
+    )
+    loss, select = prepare([clip_tiny], preset.source, "pencil sketch", preset)
+    adapted, story = run(generator, loss, preset.config, select)
+    assert len(story[0].layers) == (preset.k or len(generator.conv_names))
+    assert story[0].preview is not None
+    assert changed(generator, adapted)
+
+
+def test_an_unknown_method_gets_a_sentence(clip_tiny):
+    preset = dataclasses.replace(PRESETS["demo"], method="magic")
+    with pytest.raises(ValueError, match=r"no method 'magic' .* use 'gradient' or 'w_shift'"):
+        prepare([clip_tiny], "photo", "sketch", preset)
