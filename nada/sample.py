@@ -1,5 +1,6 @@
 """Pictures from seeds: tensors, PIL images, grids."""
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -58,10 +59,12 @@ def sample(
         batch: how many to compute at once.
 
     Raises:
-        ValueError: a seed or a batch size that is none.
+        ValueError: a seed, truncation or batch size that is none.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}; at least 1 was expected.")
+    if not math.isfinite(truncation_psi):
+        raise ValueError(f"truncation_psi is {truncation_psi}; a number such as 0.7 was expected.")
     z = latents(seeds, generator.z_dim).to(generator.mean_latent.device)
     pictures = [generator(part, truncation_psi) for part in z.split(batch) if len(part)]
     if not pictures:

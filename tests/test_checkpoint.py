@@ -10,7 +10,13 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from nada.checkpoint import CheckpointError, fingerprint, load_generator, save_generator
+from nada.checkpoint import (
+    CheckpointError,
+    fingerprint,
+    load_generator,
+    pick_device,
+    save_generator,
+)
 from nada.generator import GeneratorConfig
 from tests.helpers import TINY, tiny_generator
 
@@ -117,6 +123,14 @@ def test_the_fingerprint_is_fixed_for_ever():
     for value in generator.state_dict().values():
         value.fill_(0.5)
     assert fingerprint(generator).startswith("716fde60a60c3886")
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert torch.empty(1, device=pick_device("auto")).device.type == pick_device("auto").type
+    for name in ("abacus", "", "cpu:x"):
+        with pytest.raises(ValueError, match=f"The device '{name}' cannot be used"):
+            pick_device(name)
 
 
 class Harmful:

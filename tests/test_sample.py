@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nada.sample import image_grid, latents, sample, to_images
+from nada.sample import image_grid, latents, parse_seeds, sample, to_images
 
 
 def test_a_seed_is_a_picture(generator):
@@ -54,6 +54,47 @@ def test_extreme_seeds_are_seeds():
 def test_a_batch_of_none_gets_a_sentence(generator):
     with pytest.raises(ValueError, match="at least 1"):
         sample(generator, [1], batch=0)
+
+
+def test_a_truncation_that_is_no_number_gets_a_sentence(generator):
+    with pytest.raises(ValueError, match="truncation_psi is nan"):
+        sample(generator, [1], truncation_psi=float("nan"))
+
+
+@pytest.mark.parametrize(
+    "text, seeds",
+    [
+        ("7", [7]),
+        ("0-3", [0, 1, 2, 3]),
+        (" 3, 7;20-22 1 ", [3, 7, 20, 21, 22, 1]),
+        ("5-5", [5]),
+        ("3 3", [3, 3]),
+    ],
+)
+def test_seeds_can_be_typed(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("", "contain ''"),
+        ("a", "contain 'a'"),
+        ("1-", "contain '1-'"),
+        ("-1", "contain '-1'"),
+        ("1.5", "contain '1.5'"),
+        ("٣", "contain '٣'"),
+        ("9" * 5000, "write 0-7"),
+        ("9-1", "write 1-9"),
+        ("1-6", "more than 5 seeds"),
+        ("0-999999999999", "more than 5 seeds"),
+        ("1-3 4-6", "more than 5 seeds"),
+    ],
+)
+def test_seeds_that_are_none_get_a_sentence(text, complaint):
+    with pytest.raises(ValueError, match=complaint) as caught:
+        parse_seeds(text, most=5)
+    assert len(str(caught.value)) < 120
 
 
 def test_pixels():

@@ -1,0 +1,310 @@
+"""The command line: `python -m nada adapt | sample | blend`, each with `--help`.
+
+Exit status: 0 done, 1 the training diverged (the last good weights are saved), 2 bad input, 130
+interrupted (`adapt` saves what there is after the step at hand; a second Ctrl-C stops at once).
+"""
+
+import argparse
+import copy
+import json
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import Field, fields, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nada.adapt import (
+    LIMITS,
+    PRESETS,
+    AdaptConfig,
+    DivergedError,
+    Preset,
+    Progress,
+    adapt,
+    prepare,
+    record,
+)
+from nada.checkpoint import load_generator, pick_device, save_generator
+from nada.clip import CLIP, load_clips
+from nada.delta import Delta, blend, diff
+from nada.generator import Generator
+from nada.layers import SELECTORS
+from nada.sample import image_grid, parse_seeds, sample, to_images
+
+INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
+WEIGHTS = {
+    "directional": "of the directional loss",
+    "global_": "of the global loss",
+    "in_domain": "of the in-domain loss, which keeps pictures different",
+}
+LOOP = [field for field in fields(AdaptConfig) if not field.name.startswith("preview")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        print(f"nada {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m nada", description="Move a generator to a new domain by two texts."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_adapt(commands)
+    add_sample(commands)
+    add_blend(commands)
+    return parser
+
+
+def _command(commands, name: str, run, summary: str) -> argparse.ArgumentParser:
+    """A command with the options that all share."""
+    parser = commands.add_parser(name, help=summary, description=summary)
+    parser.set_defaults(run=run)
+    parser.add_argument("--generator", default="demo", help="'demo' or a file (default: demo)")
+    parser.add_argument("--device", default="auto", help="such as cpu (default: auto)")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    return parser
+
+
+# adapt
+
+
+def add_adapt(commands) -> None:
+    """Options of `adapt`; those of the loop are the fields of `AdaptConfig`."""
+    parser = _command(commands, "adapt", run_adapt, "Train a domain and save it as a file.")
+    parser.add_argument("--target", required=True, help="what the pictures shall become")
+    parser.add_argument("--source", help="what they are (default: the preset's)")
+    parser.add_argument("--out", type=Path, help="domain file to write (default: by the target)")
+    parser.add_argument("--clip", default="demo", help="CLIP models joined by + (default: demo)")
+    parser.add_argument("--preset", choices=PRESETS, help="defaults (default: by the generator)")
+    parser.add_argument("--method", choices=SELECTORS, help="how layers are chosen")
+    parser.add_argument("--k", type=int, metavar="N", help="layers to train, 0 for all")
+    for name, meaning in WEIGHTS.items():
+        options = {"type": _weight, "metavar": "W", "help": f"weight {meaning}"}
+        parser.add_argument(_flag(name), dest=name, **options)
+    parser.add_argument("--views", type=int, metavar="N", help="views of each picture, 0 for none")
+    loop = parser.add_argument_group("training loop", AdaptConfig.__doc__)
+    for field in LOOP:
+        loop.add_argument(_flag(field.name), dest=field.name, **_argument(field))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.strip("_").replace("_", "-")
+
+
+def _argument(field: Field) -> dict:
+    """How argparse reads a field of `AdaptConfig`; a field that is not given stays None."""
+    if field.type is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": None}
+    number, low, high = LIMITS[field.name]
+    return {"type": number, "metavar": "N", "help": f"from {low} to {high}"}
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(parse_seeds(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no weight; give a number from 0 to 1000.")
+    return weight
+
+
+def run_adapt(args: argparse.Namespace) -> int:
+    """Train, show progress, save the domain; also after Ctrl-C and after divergence."""
+    preset, out = chosen_preset(args), args.out or Path(f"{slug(args.target)}.safetensors")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; give --out the name of a file.")
+    device = pick_device(args.device)
+    frozen, clips = load_generator(args.generator, device), load_clips(args.clip, device)
+    loss, select = prepare(clips, preset.source, args.target, preset)
+    for note in notes(clips, (preset.source, args.target)):
+        print(note, file=sys.stderr)
+
+    trainable = copy.deepcopy(frozen)
+    steps = adapt(frozen, trainable, loss, preset.config, select)
+    progress, status = follow(steps, preset.config.steps, args.json)
+    if progress is None:
+        return status
+    diff(frozen, trainable, record(clips, args.target, preset, progress)).save(out)
+    _say(args.json, f"{progress}\nSaved {out}.", {"out": str(out), "steps_done": progress.step})
+    return status
+
+
+def chosen_preset(args: argparse.Namespace) -> Preset:
+    """The preset that fits the generator, with what the command line changes in it.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+    preset = PRESETS[args.preset or ("demo" if args.generator == "demo" else "ffhq")]
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    loop = {field.name: given[field.name] for field in LOOP if field.name in given}
+    if "lr" in loop and "final_lr" not in loop and preset.config.final_lr:
+        loop["final_lr"] = loop["lr"] * preset.config.final_lr / preset.config.lr
+    guidance = {name: given[name] for name in (*WEIGHTS, "views") if name in given}
+    rest = {name: given[name] for name in ("source", "method", "k") if name in given}
+    return replace(
+        preset,
+        config=replace(preset.config, preview_every=0, **loop),
+        guidance={**preset.guidance, **guidance},
+        **rest,
+    )
+
+
+def follow(
+    steps: Iterator[Progress], total: int, as_json: bool
+) -> tuple[Progress | None, int]:
+    """Run the steps, shown as a bar or as lines of JSON; the last one and the exit status."""
+    progress, status = None, 0
+    bar = tqdm(total=total, unit="step", disable=True if as_json else None)  # None: if a terminal
+    with closing(steps), bar, stop_on_interrupt() as stop:
+        try:
+            for progress in steps:
+                bar.update()
+                bar.set_postfix(loss=f"{progress.loss:.4f}")
+                if as_json:
+                    print(json.dumps(as_dict(progress)), flush=True)
+                if stop.is_set():
+                    status = INTERRUPTED
+                    break
+        except DivergedError as error:
+            print(f"nada adapt: {error}", file=sys.stderr)
+            status = 1
+    return progress, status
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event; the next one interrupts as usual."""
+    stop = threading.Event()
+
+    def ask(*_) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def as_dict(progress: Progress) -> dict:
+    """A step for JSON: all but the pictures."""
+    return {f.name: getattr(progress, f.name) for f in fields(progress) if f.name != "preview"}
+
+
+def notes(clips: list[CLIP], prompts: tuple[str, ...]) -> Iterator[str]:
+    """A sentence for each model that never saw some of the words."""
+    for clip in clips:
+        unknown = [word for prompt in prompts for word in clip.unknown_words(prompt)]
+        if unknown:
+            yield f"CLIP model {clip.name} was never shown {', '.join(unknown)} and guesses."
+
+
+def slug(text: str) -> str:
+    """A prompt as a file name: "Pencil sketch!" → "pencil-sketch"."""
+    return re.sub(r"\W+", "-", text.lower()).strip("-")[:60] or "domain"
+
+
+# sample and blend
+
+
+def add_sample(commands) -> None:
+    """Options of `sample`."""
+    parser = _command(commands, "sample", run_sample, "Draw pictures of seeds as one PNG grid.")
+    _add_domain(parser, "a domain file and its strength (default 1); may be repeated")
+    parser.add_argument("--seeds", type=_seeds, default=tuple(range(16)), help="(default: 0-15)")
+    parser.add_argument("--psi", type=float, default=0.7, help="truncation (default: 0.7)")
+    parser.add_argument("--columns", type=int, default=8, help="of the grid (default: 8)")
+    parser.add_argument("--batch", type=int, default=8, help="pictures at once (default: 8)")
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="PNG to write")
+    parser.add_argument("--folder", type=Path, help="write each picture as SEED.png here as well")
+
+
+def run_sample(args: argparse.Namespace) -> int:
+    """Draw, save."""
+    pictures = sample(_blended(args), args.seeds, args.psi, args.batch)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    image_grid(pictures, min(args.columns, len(args.seeds))).save(args.out, format="PNG")
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
+        for seed, image in zip(args.seeds, to_images(pictures)):
+            image.save(args.folder / f"{seed}.png")
+    _say(args.json, f"Saved {args.out}.", {"out": str(args.out), "seeds": args.seeds})
+    return 0
+
+
+def add_blend(commands) -> None:
+    """Options of `blend`."""
+    parser = _command(commands, "blend", run_blend, "Mix domain files of one generator into one.")
+    _add_domain(parser, "a domain file and its weight (default 1); repeat for several")
+    parser.add_argument("--whole", action="store_true", help="save a generator, not a domain file")
+    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+
+
+def run_blend(args: argparse.Namespace) -> int:
+    """Mix, save."""
+    if not args.domain:
+        raise ValueError("Nothing to blend: give --domain FILE WEIGHT once or more.")
+    base = load_generator(args.generator, pick_device(args.device))
+    recipe = _recipe(args)
+    mixed = blend(base, recipe)
+    parts = [{"weight": weight, **delta.metadata} for delta, weight in recipe]
+    if args.whole:
+        save_generator(mixed, args.out, {"blend": json.dumps(parts)})
+    else:
+        diff(base, mixed, {"blend": parts}).save(args.out)
+    _say(args.json, f"Saved {args.out}.", {"out": str(args.out)})
+    return 0
+
+
+def _add_domain(parser: argparse.ArgumentParser, meaning: str) -> None:
+    words = ("FILE", "WEIGHT")
+    parser.add_argument("--domain", nargs="+", action="append", metavar=words, help=meaning)
+
+
+def _recipe(args: argparse.Namespace) -> list[tuple[Delta, float]]:
+    recipe = []
+    for file, *weight in args.domain or ():
+        try:
+            (weight,) = map(float, weight or ["1"])
+        except ValueError as error:
+            raise ValueError(
+                f"--domain {file} {' '.join(weight)}: give one file and one number, such as 0.7."
+            ) from error
+        recipe.append((Delta.load(file), weight))
+    return recipe
+
+
+def _blended(args: argparse.Namespace) -> Generator:
+    return blend(load_generator(args.generator, pick_device(args.device)), _recipe(args))
+
+
+def _say(as_json: bool, sentence: str, data: dict) -> None:
+    print(json.dumps(data) if as_json else sentence)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

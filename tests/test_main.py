@@ -1,0 +1,238 @@
+"""The command line as its users call it, with tiny models."""
+
+import copy
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nada.__main__ import build_parser, chosen_preset, main, slug, stop_on_interrupt
+from nada.adapt import PRESETS
+from nada.checkpoint import fingerprint, load_generator, save_generator
+from nada.clip import save_clip
+from nada.delta import Delta, blend, diff
+from nada.sample import image_grid, sample
+from tests.helpers import tiny_generator
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, clip_tiny) -> tuple[str, ...]:
+    """Options that name a tiny generator and a tiny CLIP on disk."""
+    folder = tmp_path_factory.mktemp("models")
+    save_generator(tiny_generator(), folder / "generator.safetensors")
+    save_clip(clip_tiny.model, folder / "clip.safetensors", range(49408), ["photo", "sketch"])
+    return (
+        *("--generator", str(folder / "generator.safetensors")),
+        *("--clip", str(folder / "clip.safetensors")),
+    )
+
+
+@pytest.fixture
+def domain(models, tmp_path) -> Path:
+    """A domain file of the tiny generator."""
+    base = load_generator(models[1])
+    adapted = copy.deepcopy(base)
+    adapted.convs[1].conv.weight += 0.5
+    diff(base, adapted, {"target": "sketch"}).save(tmp_path / "domain.safetensors")
+    return tmp_path / "domain.safetensors"
+
+
+FAST = ("--preset", "demo", "--steps", "3", "--batch", "2", "--select-batch", "2")
+
+
+def parse(*arguments: str):
+    return build_parser().parse_args(["adapt", "--target", "sketch", *arguments])
+
+
+def test_adapt_writes_a_domain_that_the_base_takes(models, tmp_path, capsys):
+    out = tmp_path / "new" / "sketch.safetensors"
+    arguments = ["adapt", *models, *FAST, "--target", "sketch", "--k", "2", "--out", str(out)]
+    assert main(arguments) == 0
+    assert f"Saved {out}." in capsys.readouterr().out
+    delta, base = Delta.load(out), load_generator(models[1])
+    assert {key.rsplit(".", 2)[0].removesuffix(".conv") for key in delta.tensors} == {
+        name for name in delta.metadata["layers"]
+    }
+    assert len(delta.metadata["layers"]) == delta.metadata["k"] == 2
+    assert delta.metadata["target"] == "sketch" and delta.metadata["source"] == "photo"
+    assert delta.metadata["steps_done"] == 3 and delta.metadata["config"]["batch"] == 2
+    assert not torch.equal(sample(blend(base, [(delta, 1.0)]), [0]), sample(base, [0]))
+
+
+def test_the_same_seed_gives_the_same_domain(models, tmp_path, capsys):
+    tensors = []
+    for number, seed in enumerate("778"):
+        out = tmp_path / f"{number}.safetensors"
+        options = ["--target", "sketch", "--seed", seed, "--out", str(out)]
+        assert main(["adapt", *models, *FAST, *options]) == 0
+        tensors.append(Delta.load(out).tensors["conv1.conv.weight"])
+    assert torch.equal(tensors[0], tensors[1]) and not torch.equal(tensors[0], tensors[2])
+
+
+def test_json_is_one_object_a_line(models, tmp_path, capsys):
+    out = tmp_path / "d.safetensors"
+    assert main(["adapt", *models, *FAST, "--target", "sketch", "--json", "--out", str(out)]) == 0
+    *steps, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    assert steps[0].keys() >= {"steps", "loss", "terms", "layers", "seconds", "eta"}
+    assert last == {"out": str(out), "steps_done": 3}
+
+
+def test_words_that_clip_never_saw_are_named(models, tmp_path, capsys):
+    options = ["--target", "zebra sketch", "--out", str(tmp_path / "d.safetensors")]
+    assert main(["adapt", *models, *FAST, *options]) == 0
+    assert "never shown zebra and guesses" in capsys.readouterr().err
+
+
+def test_options_change_the_preset_of_the_generator():
+    assert chosen_preset(parse()).config.steps == PRESETS["demo"].config.steps
+    assert chosen_preset(parse("--generator", "ffhq.pt")).k == PRESETS["ffhq"].k
+    assert chosen_preset(parse("--generator", "ffhq.pt", "--preset", "demo")).k == 0
+    preset = chosen_preset(
+        parse("--steps", "7", "--global", "0.5", "--views", "0", "--k", "3", "--train-to-rgb")
+    )
+    assert (preset.config.steps, preset.k, preset.config.train_to_rgb) == (7, 3, True)
+    assert preset.guidance["global_"] == 0.5 and preset.guidance["views"] == 0
+    assert preset.guidance["directional"] == PRESETS["demo"].guidance["directional"]
+    assert not chosen_preset(parse("--no-train-to-rgb")).config.train_to_rgb
+
+
+def test_the_last_rate_follows_the_first():
+    config = PRESETS["demo"].config
+    halved = chosen_preset(parse("--lr", str(config.lr / 2))).config
+    assert halved.final_lr == pytest.approx(config.final_lr / 2)
+    assert chosen_preset(parse("--lr", "1", "--final-lr", "2")).config.final_lr == 2
+
+
+def test_sample_draws_the_grid(models, domain, tmp_path, capsys):
+    out, folder = tmp_path / "deep" / "grid.png", tmp_path / "each"
+    options = ["--seeds", "3,5-7", "--columns", "3", "--domain", str(domain), "0.7"]
+    assert main(["sample", *models[:2], *options, "--out", str(out), "--folder", str(folder)]) == 0
+    base = load_generator(models[1])
+    pictures = sample(blend(base, [(Delta.load(domain), 0.7)]), [3, 5, 6, 7])
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), np.asarray(image_grid(pictures, 3)))
+    assert sorted(path.name for path in folder.iterdir()) == ["3.png", "5.png", "6.png", "7.png"]
+    assert Image.open(folder / "5.png").size == (16, 16)
+
+
+def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
+    base, half = load_generator(models[1]), tmp_path / "half.safetensors"
+    assert main(["blend", *models[:2], "--domain", str(domain), "0.5", "--out", str(half)]) == 0
+    expected = blend(base, [(Delta.load(domain), 0.5)])
+    assert fingerprint(blend(base, [(Delta.load(half), 1.0)])) == fingerprint(expected)
+    assert Delta.load(half).metadata == {"blend": [{"weight": 0.5, "target": "sketch"}]}
+
+    whole = tmp_path / "whole.safetensors"
+    options = ["--domain", str(domain), "--domain", str(half), "-1", "--whole"]
+    assert main(["blend", *models[:2], *options, "--out", str(whole)]) == 0
+    loaded = load_generator(whole)
+    torch.testing.assert_close(sample(loaded, [1]), sample(expected, [1]), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["adapt", "--target", ""], "The prompt is empty"),
+        (["adapt", "--target", "x" * 10_000], "10000 characters"),
+        (["adapt", "--target", "photo"], "the same to CLIP"),
+        (["adapt", "--target", "sketch", "--k", "99"], "k is 99"),
+        (["adapt", "--target", "sketch", "--steps", "-1"], "steps is -1"),
+        (["adapt", "--target", "sketch", "--lr", "nan"], "lr is nan"),
+        (["adapt", "--target", "sketch", "--views", "-2"], "views"),
+        (["adapt", "--target", "sketch", "--directional", "0", "--global", "0"], "weight"),
+        (["adapt", "--target", "sketch", "--device", "abacus"], "'abacus' cannot be used"),
+        (["adapt", "--target", "sketch", "--generator", "none.pt"], "no generator file 'none.pt'"),
+        (["adapt", "--target", "sketch", "--clip", "none.safetensors"], "no CLIP file"),
+        (["adapt", "--target", "sketch", "--out", "."], "is a folder"),
+        (["sample", "--domain", "none.safetensors"], "no domain file"),
+        (["sample", "--psi", "nan"], "truncation"),
+        (["sample", "--batch", "0"], "batch is 0"),
+        (["sample", "--columns", "0"], "0 columns"),
+        (["blend", "--out", "x"], "Nothing to blend"),
+        (["blend", "--out", "x", "--domain", "a", "much"], "one file and one number"),
+        (["blend", "--out", "x", "--domain", "a", "1", "2"], "one file and one number"),
+    ],
+)
+def test_bad_input_gets_a_sentence(models, tmp_path, monkeypatch, capsys, arguments, complaint):
+    monkeypatch.chdir(tmp_path)
+    command, *options = arguments
+    given = models if command == "adapt" else models[:2]
+    preset = ("--preset", "demo") if command == "adapt" else ()
+    assert main([command, *given, *preset, *options]) == 2
+    message = capsys.readouterr().err
+    assert complaint in message and message.startswith(f"nada {command}: ")
+    assert "Traceback" not in message and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        ([], "required: COMMAND"),
+        (["adapt"], "required: --target"),
+        (["adapt", "--target", "a", "--steps", "many"], "invalid int value: 'many'"),
+        (["adapt", "--target", "a", "--global", "nan"], "'nan' is no weight"),
+        (["adapt", "--target", "a", "--method", "luck"], "invalid choice: 'luck'"),
+        (["sample", "--seeds", "7-3"], "write 3-7"),
+        (["sample", "--seeds", "0-99999999"], "more than 10000 seeds"),
+        (["sample", "--seeds", "a"], "contain 'a'"),
+    ],
+)
+def test_options_that_cannot_be_read_get_a_sentence(capsys, arguments, complaint):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and complaint in capsys.readouterr().err
+
+
+def test_divergence_saves_the_last_good_weights(models, tmp_path, capsys, monkeypatch):
+    class Loss:
+        """Sound for two steps, then not a number."""
+
+        calls = 0
+
+        def __call__(self, source, adapted):
+            self.calls += 1
+            return adapted.mean() * (1 if self.calls <= 2 else float("nan"))
+
+    monkeypatch.setattr("nada.__main__.prepare", lambda *_: (Loss(), None))
+    out = tmp_path / "d.safetensors"
+    assert main(["adapt", *models, *FAST, "--target", "sketch", "--out", str(out)]) == 1
+    assert "Lower the learning rate" in capsys.readouterr().err
+    delta, base = Delta.load(out), load_generator(models[1])
+    assert delta.tensors and delta.metadata["steps_done"] == 2
+    assert sample(blend(base, [(delta, 1.0)]), [0]).isfinite().all()
+
+
+def test_the_first_interrupt_asks_and_the_second_insists():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stop_on_interrupt() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_saves_what_there_is(models, tmp_path):
+    out = tmp_path / "d.safetensors"
+    options = ["--target", "sketch", "--steps", "100000", "--json", "--out", str(out)]
+    command = [sys.executable, "-m", "nada", "adapt", *models, "--preset", "demo", *options]
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        *_, last = process.stdout.read().splitlines()
+    assert process.returncode == 130
+    assert first["step"] == 1 and json.loads(last)["steps_done"] < 1000
+    assert Delta.load(out).metadata["steps_done"] == json.loads(last)["steps_done"]
+
+
+def test_file_names_come_from_prompts():
+    assert slug("Pencil  sketch!") == "pencil-sketch"
+    assert slug("../../etc/passwd") == "etc-passwd"
+    assert slug("🧟") == "domain" and slug("Зомби") == "зомби"
+    assert len(slug("x" * 1000)) == 60
