@@ -49,10 +49,11 @@ class AdaptConfig:
 
     steps: updates of the weights. batch: pictures in each.
     lr, final_lr: Adam's rate at the first and the last step, along half a cosine; None keeps lr.
-    beta1, beta2: Adam's. beta1 = 0, so that a layer frozen again stops at once.
+    beta1, beta2: Adam's. beta1 = 0 lets no layer coast on steps of an earlier choice.
     truncation_psi: of the training pictures, 1 for all the variety.
     mixing: chance that a step's pictures change to a second latent part of the way up.
-    seed: of latents, noise, mixing and augmentation; same seed, same result on one machine.
+    seed: of latents, noise, mixing and augmentation; same seed, same result, on a CPU to the bit
+        (a GPU adds the gradient's parts up in no fixed order).
     select_every: steps between choices of layers, 0 for one choice at the start.
     select_batch: latents for each choice. train_to_rgb: let the RGB outputs be candidates too.
     preview_every: steps between previews, 0 for none; there is one after the first step as well.

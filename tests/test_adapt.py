@@ -199,9 +199,9 @@ def test_layers_are_chosen_once_or_every_n_steps(generator, loss, every, calls):
     assert [progress.layers[0] for progress in story] == expected
 
 
-def test_a_layer_frozen_again_stands_still_at_once(generator, loss):
+def test_a_layer_frozen_again_stands_still_at_once_even_with_momentum(generator, loss):
     choices = iter([["convs.0"], ["convs.1"]])
-    config = dataclasses.replace(QUICK, steps=2, select_every=1)
+    config = dataclasses.replace(QUICK, steps=2, select_every=1, beta1=0.5)
     trainable = copy.deepcopy(generator)
     story = adapt(generator, trainable, loss, config, lambda *args, names: next(choices))
     next(story)
