@@ -1,0 +1,97 @@
+"""Pictures to learn from: a pool of renders, and random distortions that cost little."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nada.demo.captions import STYLE_NAMES, attributes_of
+from nada.demo.render import Z_DIM, blur, factors_of, portrait
+from nada.demo.styles import STYLES
+
+
+class Pool:
+    """People, each as a photo and in some other styles, kept as bytes.
+
+    Attributes: images [P, V, 3, S, S] uint8 (view 0 is the photo), styles [P, V] indices,
+    attributes [P, V, A] (1, 0, −1), z [P, Z_DIM].
+    """
+
+    def __init__(self, people: int, views: int, size: int, seed: int, report=print):
+        generator = torch.Generator().manual_seed(seed)
+        self.z = torch.randn(people, Z_DIM, generator=generator)
+        order = torch.rand(people, len(STYLE_NAMES) - 1, generator=generator).argsort(1) + 1
+        self.styles = torch.cat(
+            [torch.zeros(people, 1, dtype=torch.long), order[:, : views - 1]], 1
+        )
+        self.images = torch.empty(people, views, 3, size, size, dtype=torch.uint8)
+        self.attributes = torch.empty(people, views, 18, dtype=torch.int8)
+        started = time.time()
+        with torch.no_grad():
+            for index, name in enumerate(STYLE_NAMES):
+                where = (self.styles == index).nonzero()
+                for part in where.split(64):
+                    factors = factors_of(self.z[part[:, 0]])
+                    picture = STYLES[name](portrait(factors), size)
+                    self.images[part[:, 0], part[:, 1]] = (picture * 255).round().byte()
+                    self.attributes[part[:, 0], part[:, 1]] = attributes_of(factors, name).to(
+                        torch.int8
+                    )
+        report(f"rendered {people * views} pictures in {time.time() - started:.0f} s", flush=True)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pictures(self, people: Tensor, views: Tensor) -> Tensor:
+        """[N] and [N] → [N, 3, S, S] in [-1, 1]."""
+        return self.images[people, views].float() / 127.5 - 1
+
+
+def distort(images: Tensor, strength: float = 1.0, noise: float = 0.06) -> Tensor:
+    """Random flip, shift, size, rotation, colour, cutout, blur and noise; [N, 3, S, S] in [-1, 1].
+
+    The colour changes are one 3×3 matrix and an offset: far cheaper than one after the other.
+    Uses torch's global randomness.
+    """
+    n, _, size, _ = images.shape
+    angle = (torch.rand(n) - 0.5) * 0.35 * strength
+    zoom = 1 + (torch.rand(n) - 0.5) * 0.36 * strength
+    flip = torch.where(torch.rand(n) < 0.5, -1.0, 1.0)
+    shift = (torch.rand(n, 2) - 0.5) * 0.20 * strength
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    theta = torch.stack(
+        [
+            torch.stack([cos * flip, -sin, shift[:, 0]], 1),
+            torch.stack([sin * flip, cos, shift[:, 1]], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta.to(images), images.shape, align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    luma = torch.tensor([0.299, 0.587, 0.114]).expand(3, 3)
+    saturation = 1 + (torch.rand(n, 1, 1) - 0.5) * 0.5 * strength
+    contrast = 1 + (torch.rand(n, 1, 1) - 0.5) * 0.5 * strength
+    gains = 1 + (torch.rand(n, 3, 1) - 0.5) * 0.16 * strength
+    matrix = gains * contrast * (saturation * torch.eye(3) + (1 - saturation) * luma)
+    offset = (torch.rand(n, 1, 1) - 0.5) * 0.3 * strength
+    images = (matrix.to(images) @ images.flatten(2) + offset.to(images)).view_as(images)
+    if torch.rand(()) < 0.35 * strength:
+        images = blur(images, 0.3 + 0.7 * torch.rand(()).item() * size / 64)
+    half, centre = torch.rand(n, 1) * 0.28 * strength, torch.rand(n, 2, 1) * 2 - 1
+    axis = (torch.arange(size) + 0.5) / size * 2 - 1
+    inside = (axis - centre).abs() < half[:, None]  # [N, 2, S]
+    hole = (inside[:, 0, :, None] & inside[:, 1, None, :] & (torch.rand(n, 1, 1) < 0.4))[:, None]
+    images = torch.where(hole, torch.rand(n, 3, 1, 1) * 2 - 1, images)
+    level = noise * strength * torch.rand(n, 1, 1, 1)
+    return (images + level * torch.randn_like(images)).clamp(-1, 1)
+
+
+def cosine_rate(step: int, steps: int, warmup: int) -> float:
+    """Learning-rate factor: a linear warm-up, then half a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -1,0 +1,175 @@
+"""An independent judge of style, and its training: `python -m nada.demo.judge`.
+
+The judge never meets the generator or CLIP. It learns on people of its own (other seeds), under
+noise and distortions that they do not use, attacked by gradient steps, so that a generator that
+learnt to please CLIP does not please it by accident. Half-way pictures (a photo with a style laid
+thinly over it) are taught to be photos: a hint of a style is not the style.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nada.checkpoint import CHECKPOINTS
+from nada.demo.captions import STYLE_NAMES
+from nada.demo.data import Pool, cosine_rate, distort
+from nada.demo.render import Z_DIM, render
+
+SIZE, PEOPLE, VIEWS, BATCH = 64, 2500, 10, 96
+
+
+class Judge(nn.Module):
+    """Pictures [N, 3, 64, 64] in [-1, 1] → logits [N, styles]; `features` are the layer before."""
+
+    def __init__(self, width: int = 24, styles: int = len(STYLE_NAMES)):
+        super().__init__()
+        widths = [3, width, 2 * width, 4 * width, 6 * width]
+        blocks = []
+        for narrow, wide in pairwise(widths):
+            blocks += [
+                nn.Conv2d(narrow, wide, 4 if narrow == 3 else 3, 2, 1, bias=False),
+                nn.BatchNorm2d(wide),
+                nn.ReLU(),
+                nn.Conv2d(wide, wide, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(wide),
+                nn.ReLU(),
+            ]
+        self.body = nn.Sequential(*blocks)
+        self.head = nn.Linear(widths[-1], styles)
+        self.to(memory_format=torch.channels_last)
+
+    def features(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] in [-1, 1] → [N, 6·width]; any size, brought to 64."""
+        if images.shape[-1] != SIZE:
+            images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
+        return self.body(images.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def load_judge(path: Path = CHECKPOINTS / "judge.safetensors", device="cpu") -> Judge:
+    """The bundled judge, frozen. FileNotFoundError says how to train it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no judge at {path}: run python -m nada.demo.judge.")
+    with safe_open(path, "pt") as file:
+        state = {key: file.get_tensor(key).float() for key in file.keys()}
+    judge = Judge()
+    judge.load_state_dict(state)
+    return judge.requires_grad_(False).eval().to(device)
+
+
+def verdicts(judge: Judge, images: Tensor) -> list[str]:
+    """The style that the judge sees in each picture."""
+    with torch.no_grad():
+        logits = torch.cat([judge(part.clamp(-1, 1)) for part in images.split(64)])
+    return [STYLE_NAMES[i] for i in logits.argmax(1).tolist()]
+
+
+def disturb(images: Tensor) -> Tensor:
+    """The judge's own distortions, on top of the common ones: coarse noise and lost detail."""
+    n, _, size, _ = images.shape
+    images = distort(images, 1.2, noise=0.15)
+    coarse = torch.randn(n, 3, 8, 8) * torch.rand(n, 1, 1, 1) * 0.15
+    images = images + F.interpolate(coarse, (size, size), mode="bilinear")
+    if torch.rand(()) < 0.3:
+        small = F.interpolate(images, scale_factor=0.5, mode="area")
+        images = F.interpolate(small, (size, size), mode="bilinear")
+    return images.clamp(-1, 1)
+
+
+def batch_of(pool: Pool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pictures [N, 3, S, S] and style labels [N]; a tenth are thin overlays labelled photo."""
+    person = torch.randint(len(pool), (BATCH,), generator=generator)
+    view = torch.randint(pool.styles.shape[1], (BATCH,), generator=generator)
+    images, labels = pool.pictures(person, view), pool.styles[person, view].clone()
+    thin = BATCH // 10
+    alpha = 0.35 * torch.rand(thin, 1, 1, 1, generator=generator)
+    photos = pool.pictures(person[:thin], torch.zeros(thin, dtype=torch.long))
+    images[:thin] = torch.lerp(photos, images[:thin], alpha)
+    labels[:thin] = 0
+    return disturb(images), labels
+
+
+def attack(judge: Judge, images: Tensor, labels: Tensor, epsilon: float, steps: int) -> Tensor:
+    """Projected gradient descent (Madry et al. 2018) of `steps` steps within ε."""
+    moved = images + epsilon * (2 * torch.rand_like(images) - 1)
+    for _ in range(steps):
+        moved.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(judge(moved), labels), moved)
+        moved = moved.detach() + (1.25 * epsilon if steps == 1 else epsilon / 4) * gradient.sign()
+        moved = (images + (moved - images).clamp(-epsilon, epsilon)).clamp(-1, 1)
+    return moved.detach()
+
+
+def train(judge: Judge, pool: Pool, steps: int, epsilon: float, lr: float = 3e-3) -> None:
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.02)
+    generator = torch.Generator().manual_seed(33)
+    started = time.time()
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = lr * cosine_rate(step, steps, 50)
+        images, labels = batch_of(pool, generator)
+        reach = epsilon * min(1.0, 2 * step / steps) * torch.rand((), generator=generator).item()
+        judge.eval()  # the attack must not count into the batch statistics
+        half = BATCH // 2
+        images[:half] = attack(judge, images[:half], labels[:half], reach, 1)
+        judge.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = judge(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.05)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % 200 == 0:
+            pace = (time.time() - started) / (step + 1)
+            print(
+                f"step {step + 1}/{steps}  loss {loss.item():.3f}  "
+                f"eta {(steps - step - 1) * pace / 60:.1f} min",
+                flush=True,
+            )
+
+
+def measure(judge: Judge, people: int = 40, seed: int = 77) -> dict[str, float]:
+    """Accuracy on new people, clean and under PGD (ε = 4/255)."""
+    z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed))
+    images = torch.cat([render(z, name, SIZE) for name in STYLE_NAMES])
+    labels = torch.arange(len(STYLE_NAMES)).repeat_interleave(people)
+
+    def accuracy(pictures: Tensor) -> float:
+        with torch.no_grad():
+            return (judge(pictures).argmax(1) == labels).float().mean().item()
+
+    return {"clean": accuracy(images), "pgd": accuracy(attack(judge, images, labels, 8 / 255, 10))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--people", type=int, default=PEOPLE)
+    parser.add_argument("--epsilon", type=float, default=0.08, help="in units of [-1, 1]")
+    parser.add_argument("--output", type=Path, default=CHECKPOINTS / "judge.safetensors")
+    args = parser.parse_args()
+    started = time.time()
+    torch.manual_seed(3)
+    judge, pool = Judge(), Pool(args.people, VIEWS, SIZE, seed=3)
+    train(judge, pool, args.steps, args.epsilon)
+    judge.eval().requires_grad_(False)
+    figures = {k: f"{v:.3f}" for k, v in measure(judge).items()}
+    print(json.dumps(figures))
+    state = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
+    minutes = f"{(time.time() - started) / 60:.1f}"
+    save_file(state, args.output, metadata={**figures, "minutes": minutes})
+
+
+if __name__ == "__main__":
+    main()

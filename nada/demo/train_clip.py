@@ -1,0 +1,353 @@
+"""Train a bundled CLIP on rendered portraits: `python -m nada.demo.train_clip resnet` (or `vit`).
+
+OpenAI's architecture at a fraction of the size. Three things are learnt at once:
+
+- captions: a softmax with several right answers (the renderer knows which captions fit which
+  picture), both ways;
+- directions: for two pictures of one person, E(b) − E(a) should point as the two style names do,
+  which is the very quantity that adaptation follows (StyleGAN-NADA, equation 2);
+- robustness: half of each batch is attacked by one gradient step (FGSM, ε growing over training),
+  because a generator that is trained against CLIP is an attacker too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nada.checkpoint import CHECKPOINTS
+from nada.clip import BUNDLED, CLIP, END, START, openai_clip, save_clip, tokenizer
+from nada.demo.captions import (
+    ATTRIBUTES,
+    STYLE_NAMES,
+    all_texts,
+    attributes_of,
+    caption,
+    style_caption,
+)
+from nada.demo.data import Pool, cosine_rate, distort
+from nada.demo.render import Z_DIM, factors_of, render
+from nada.demo.styles import STYLES
+
+SIZE, EMBED, TEXT_WIDTH, TEXT_LAYERS, CONTEXT, VOCABULARY = 64, 64, 128, 3, 77, 49408
+MEMBERS = {
+    "resnet": dict(vision_layers=(1, 1, 1, 1), vision_width=20, vision_patch_size=None, seed=1),
+    "vit": dict(vision_layers=3, vision_width=128, vision_patch_size=8, seed=2),
+}
+FILES = {"resnet": BUNDLED["demo"], "vit": BUNDLED["demo-vit"]}
+
+
+class CompactVocabulary:
+    """Only the tokens that captions use, renumbered in order, so that the end marker stays last."""
+
+    def __init__(self):
+        used = {START, END}
+        for text in all_texts():
+            used.update(tokenizer().encode(text))
+            used.update(t for word in text.split() for t in tokenizer().encode(word.strip(",.")))
+        self.ids = sorted(used)
+        self.index = {token: i for i, token in enumerate(self.ids)}
+
+    def tokens(self, texts: list[str]) -> Tensor:
+        rows = [[self.index[t] for t in [START, *tokenizer().encode(text), END]] for text in texts]
+        table = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        for row, ids in zip(table, rows):
+            row[: len(ids)] = torch.tensor(ids)
+        return table
+
+
+def build_model(member: str, vocabulary: CompactVocabulary) -> CLIP:
+    """A CLIP with random weights and a token embedding of the compact vocabulary."""
+    settings = dict(MEMBERS[member])
+    torch.manual_seed(settings.pop("seed"))
+    model = openai_clip().model.CLIP(
+        embed_dim=EMBED,
+        image_resolution=SIZE,
+        context_length=CONTEXT,
+        vocab_size=len(vocabulary.ids),
+        transformer_width=TEXT_WIDTH,
+        transformer_heads=TEXT_WIDTH // 64,
+        transformer_layers=TEXT_LAYERS,
+        **settings,
+    )
+    with torch.no_grad():
+        model.logit_scale.fill_(2.5)
+    model.visual.to(memory_format=torch.channels_last)  # 2.5 times faster on a CPU
+    return CLIP(model, member)
+
+
+def expanded(model: nn.Module, vocabulary: CompactVocabulary) -> nn.Module:
+    """The model with a full-size token embedding, as OpenAI's loader expects it."""
+    compact = model.token_embedding.weight.data
+    full = torch.zeros(VOCABULARY, compact.shape[1])
+    full[vocabulary.ids] = compact
+    model.token_embedding = nn.Embedding.from_pretrained(full)
+    model.vocab_size = VOCABULARY
+    return model
+
+
+class Batches:
+    """Random people as a photo and two other styles each, with one caption a picture."""
+
+    def __init__(self, pool: Pool, people: int, vocabulary: CompactVocabulary, seed: int):
+        self.pool, self.people, self.vocabulary = pool, people, vocabulary
+        self.rng, self.generator = random.Random(seed), torch.Generator().manual_seed(seed)
+
+    def __call__(self) -> dict[str, Tensor]:
+        """images [3P, 3, S, S] view by view, styles [3P], tokens, fits [3P, C], names [S, L]."""
+        views = self.pool.styles.shape[1]
+        person = torch.randint(len(self.pool), (self.people,), generator=self.generator)
+        other = torch.rand(self.people, views - 1, generator=self.generator).argsort(1)[:, :2] + 1
+        view = torch.cat([torch.zeros(self.people, 1, dtype=torch.long), other], 1).T.reshape(-1)
+        person = person.repeat(3)
+        styles, attributes = self.pool.styles[person, view], self.pool.attributes[person, view]
+        captions = [
+            caption(s, (a == 1).nonzero().flatten().tolist(), self.rng)
+            for s, a in zip(styles.tolist(), attributes)
+        ]
+        named = torch.tensor([c.style for c in captions])
+        fits = (styles[:, None] == named[None]) | (named[None] < 0)
+        for j, c in enumerate(captions):
+            for a in c.attributes:
+                fits[:, j] &= attributes[:, a] == 1
+        names = [style_caption(s, self.rng).text for s in range(len(STYLE_NAMES))]
+        return {
+            "images": distort(self.pool.pictures(person, view)),
+            "styles": styles,
+            "fits": fits,
+            "tokens": self.vocabulary.tokens([c.text for c in captions]),
+            "names": self.vocabulary.tokens(names),
+        }
+
+
+def contrastive(images: Tensor, texts: Tensor, fits: Tensor, scale: Tensor) -> Tensor:
+    """Cross entropy against "any of those that fit", both ways. Features unit, fits [N, M] bool."""
+    logits = scale * images @ texts.T
+
+    def one_way(table: Tensor, right: Tensor) -> Tensor:
+        right = right.float()
+        some = right.sum(1) > 0
+        aim = right[some] / right[some].sum(1, keepdim=True)
+        return -(aim * table[some].log_softmax(1)).sum(1).mean()
+
+    return 0.5 * (one_way(logits, fits) + one_way(logits.T, fits.T))
+
+
+def directional(images: Tensor, names: Tensor, styles: Tensor) -> Tensor:
+    """1 − cos(E(b) − E(a), T(b) − T(a)) over the three pairs of views of each person."""
+    losses = []
+    features, style = images.chunk(3), styles.chunk(3)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        text = names[style[b]] - names[style[a]]
+        losses.append(1 - F.cosine_similarity(features[b] - features[a], text).mean())
+    return sum(losses) / 3
+
+
+def total_loss(
+    clip: CLIP, images: Tensor, batch: dict[str, Tensor], texts: Tensor, names: Tensor
+) -> Tensor:
+    with torch.autocast(images.device.type, torch.bfloat16):
+        features = clip.encode_image(images)
+    scale = clip.model.logit_scale.exp().clamp(max=30)
+    style_logits = scale * features @ names.T
+    return (
+        contrastive(features, texts, batch["fits"], scale)
+        + 0.5 * F.cross_entropy(style_logits, batch["styles"])
+        + directional(features, names, batch["styles"])
+    )
+
+
+def train(
+    clip: CLIP, batches: Batches, steps: int, state: Path, epsilon: float, lr: float = 1.2e-3
+) -> None:
+    decayed = [p for p in clip.parameters() if p.ndim > 1]
+    plain = [p for p in clip.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        lr=lr,
+        betas=(0.9, 0.98),
+    )
+    step = 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        clip.load_state_dict(saved["clip"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step = saved["step"]
+    started, first, running = time.time(), step, None
+    while step < steps:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * cosine_rate(step, steps, 100)
+        batch = batches()
+        with torch.autocast("cpu", torch.bfloat16):
+            texts, names = clip.encode_tokens(batch["tokens"]), clip.encode_tokens(batch["names"])
+        images = batch["images"].contiguous(memory_format=torch.channels_last)
+        reach = epsilon * min(1.0, 2 * step / steps) * random.Random(step).random()
+        if reach > 0:
+            images = attacked_half(clip, images, batch, texts, names, reach)
+        loss = total_loss(clip, images, batch, texts, names)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        if step % 100 == 0 or step == steps:
+            pace = (time.time() - started) / (step - first)
+            print(
+                f"step {step}/{steps}  loss {running:.3f}  {pace * 1e3:.0f} ms/step  "
+                f"eta {(steps - step) * pace / 60:.1f} min",
+                flush=True,
+            )
+        if step % 500 == 0 or step == steps:
+            torch.save(
+                {"clip": clip.state_dict(), "optimizer": optimizer.state_dict(), "step": step},
+                state,
+            )
+
+
+def attacked_half(
+    clip: CLIP, images: Tensor, batch: dict, texts: Tensor, names: Tensor, reach: float
+) -> Tensor:
+    """One FGSM step of `reach` (in units of [-1, 1]; Goodfellow et al. 2015) from a random start
+    (Wong et al. 2020) on the pictures of every other person."""
+    people = len(images) // 3
+    chosen = torch.arange(0, people, 2)
+    rows = torch.cat([chosen, chosen + people, chosen + 2 * people])
+    part = {"styles": batch["styles"][rows], "fits": batch["fits"][rows]}
+    clean = images[rows]
+    start = (clean + reach * (2 * torch.rand_like(clean) - 1)).requires_grad_(True)
+    clip.eval()  # the attack must not count into the batch statistics
+    for p in clip.parameters():
+        p.requires_grad_(False)
+    (gradient,) = torch.autograd.grad(
+        total_loss(clip, start, part, texts.detach(), names.detach()), start
+    )
+    for p in clip.parameters():
+        p.requires_grad_(True)
+    clip.train()
+    step = start.detach() + 1.25 * reach * gradient.sign() - clean
+    images = images.clone()
+    images[rows] = (clean + step.clamp(-reach, reach)).clamp(-1, 1)
+    return images
+
+
+def pgd(
+    clip: CLIP, images: Tensor, labels: Tensor, names: Tensor, epsilon: float, steps: int = 10
+) -> Tensor:
+    """Projected gradient descent (Madry et al. 2018) against the zero-shot style label."""
+    moved = (images + epsilon * (2 * torch.rand_like(images) - 1)).clamp(-1, 1)
+    for _ in range(steps):
+        moved.requires_grad_(True)
+        loss = F.cross_entropy(20 * clip.encode_image(moved) @ names.T, labels)
+        (gradient,) = torch.autograd.grad(loss, moved)
+        moved = moved.detach() + 0.25 * epsilon * gradient.sign()
+        moved = (images + (moved - images).clamp(-epsilon, epsilon)).clamp(-1, 1)
+    return moved.detach()
+
+
+def measure(clips: list[CLIP], people: int = 40, seed: int = 999) -> dict[str, float]:
+    """Held-out figures of one CLIP or an ensemble (mean of cosines).
+
+    style: zero-shot style on new people, with the first name of each style alone; wording: with
+    sentences made of all the names; pgd: style under PGD with ε = 4/255, the first model attacked;
+    a figure for each of a few attributes: how well its text separates photos with and without it.
+    """
+    z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed))
+    images = torch.cat([render(z, name, SIZE) for name in STYLE_NAMES])
+    labels = torch.arange(len(STYLE_NAMES)).repeat_interleave(people)
+    rng = random.Random(seed)
+
+    def names(sentences) -> list[Tensor]:
+        return [
+            F.normalize(torch.stack([c.encode_text(s).mean(0) for s in sentences]), dim=1)
+            for c in clips
+        ]
+
+    def accuracy(pictures: Tensor, texts: list[Tensor]) -> float:
+        scores = sum(c.encode_image(pictures) @ t.T for c, t in zip(clips, texts))
+        return (scores.argmax(1) == labels).float().mean().item()
+
+    plain = names([[STYLES[name].names[0]] for name in STYLE_NAMES])
+    worded = names([[style_caption(i, rng).text] for i in range(len(STYLE_NAMES))])
+    attacked = pgd(clips[0], images, labels, plain[0], 8 / 255)
+    with torch.no_grad():
+        figures = {
+            "style": accuracy(images, plain),
+            "wording": accuracy(images, worded),
+            "pgd": accuracy(attacked, plain),
+        }
+        z = torch.randn(400, Z_DIM, generator=torch.Generator().manual_seed(seed + 1))
+        photos, truth = render(z, "photo", SIZE), attributes_of(factors_of(z), "photo")
+        for name in ("glasses", "hat", "beard", "smile", "blond hair", "old", "long hair"):
+            label = truth[:, list(ATTRIBUTES).index(name)]
+            prompts = [f"a person {ATTRIBUTES[name][0]}", "a person"]
+            scores = 0
+            for clip in clips:
+                having, plain_person = clip.encode_text(prompts)
+                scores = scores + clip.encode_image(photos) @ (having - plain_person)
+            figures[name] = separation(scores[label >= 0], label[label >= 0])
+    return figures
+
+
+def separation(scores: Tensor, labels: Tensor) -> float:
+    """Chance that a picture with the attribute scores above one without it (area under ROC)."""
+    positive, negative = scores[labels == 1], scores[labels == 0]
+    return (positive[:, None] > negative[None]).float().mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("member", choices=list(MEMBERS))
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--people", type=int, default=4000, help="people in the pool of renders")
+    parser.add_argument("--views", type=int, default=9, help="pictures of each")
+    parser.add_argument(
+        "--epsilon", type=float, default=0.08, help="largest attack, in units of [-1, 1]"
+    )
+    parser.add_argument("--output", type=Path, help="file to write (default: the bundled one)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build"), help="folder of the resumable state"
+    )
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    seed = MEMBERS[args.member]["seed"]
+    vocabulary = CompactVocabulary()
+    clip = build_model(args.member, vocabulary).train()
+    pool = Pool(args.people, args.views, SIZE, seed)
+    train(
+        clip,
+        Batches(pool, 43, vocabulary, seed),
+        args.steps,
+        args.work / f"clip-{args.member}.pt",
+        args.epsilon,
+    )
+    clip.requires_grad_(False).eval()
+    expanded(clip.model, vocabulary)
+    clip.model.float()
+    figures = measure([clip])
+    print(json.dumps({k: round(v, 3) for k, v in figures.items()}))
+    words = {
+        w.strip(",.").lower() for text in all_texts() for w in text.replace("-", " - ").split()
+    }
+    save_clip(
+        clip.model,
+        args.output or CHECKPOINTS / FILES[args.member],
+        vocabulary.ids,
+        words - {"", "-"},
+        {
+            **{k: f"{v:.3f}" for k, v in figures.items()},
+            "minutes": f"{(time.time() - started) / 60:.1f}",
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
