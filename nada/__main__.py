@@ -1,4 +1,4 @@
-"""The command line: `python -m nada adapt | sample | blend`, each with `--help`.
+"""The command line: `python -m nada adapt | sample | blend | evaluate`, each with `--help`.
 
 Exit status: 0 done, 1 the training diverged (the last good weights are saved), 2 bad input, 130
 interrupted (`adapt` saves what there is after the step at hand; a second Ctrl-C stops at once).
@@ -32,6 +32,7 @@ from nada.adapt import (
 from nada.checkpoint import load_generator, pick_device, save_generator
 from nada.clip import CLIP, load_clips
 from nada.delta import Delta, blend, diff
+from nada.evaluate import add_evaluate
 from nada.generator import Generator
 from nada.layers import SELECTORS
 from nada.sample import image_grid, parse_seeds, sample, to_images
@@ -66,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_adapt(commands)
     add_sample(commands)
     add_blend(commands)
+    add_evaluate(commands, _command)
     return parser
 
 
