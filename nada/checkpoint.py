@@ -38,7 +38,7 @@ def pick_device(name: str) -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"The device {name!r} cannot be used ({_short(error)}); 'auto' takes what there is."
         ) from error
