@@ -7,7 +7,6 @@ interrupted (`adapt` saves what there is after the step at hand; a second Ctrl-C
 import argparse
 import copy
 import json
-import re
 import signal
 import sys
 import threading
@@ -26,6 +25,7 @@ from nada.adapt import (
     Preset,
     Progress,
     adapt,
+    file_name,
     prepare,
     record,
 )
@@ -134,7 +134,7 @@ def _weight(text: str) -> float:
 
 def run_adapt(args: argparse.Namespace) -> int:
     """Train, show progress, save the domain; also after Ctrl-C and after divergence."""
-    preset, out = chosen_preset(args), args.out or Path(f"{slug(args.target)}.safetensors")
+    preset, out = chosen_preset(args), args.out or Path(file_name(args.target))
     if out.is_dir():
         raise ValueError(f"{out} is a folder; give --out the name of a file.")
     device = pick_device(args.device)
@@ -223,11 +223,6 @@ def notes(clips: list[CLIP], prompts: tuple[str, ...]) -> Iterator[str]:
         unknown = [word for prompt in prompts for word in clip.unknown_words(prompt)]
         if unknown:
             yield f"CLIP model {clip.name} was never shown {', '.join(unknown)} and guesses."
-
-
-def slug(text: str) -> str:
-    """A prompt as a file name: "Pencil sketch!" → "pencil-sketch"."""
-    return re.sub(r"\W+", "-", text.lower()).strip("-")[:60] or "domain"
 
 
 # sample and blend

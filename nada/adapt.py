@@ -5,6 +5,7 @@ Method: StyleGAN-NADA, arXiv 2108.00946, section 3.2 and 3.3.
 """
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -309,3 +310,9 @@ def record(clips: Sequence[CLIP], target: str, preset: Preset, progress: Progres
         "loss": progress.loss,
         "seconds": round(progress.seconds, 2),
     }
+
+
+def file_name(target: str) -> str:
+    """What to call the domain file of a prompt, on any system: "pencil-sketch.safetensors"."""
+    words = re.sub(r"[^a-z0-9]+", "-", target.lower()).strip("-")[:40]
+    return f"{words or 'domain'}.safetensors"

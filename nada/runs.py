@@ -6,7 +6,6 @@ share what nobody writes to, the base generator and CLIP; each trains a copy of 
 """
 
 import copy
-import re
 import tempfile
 import threading
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nada.adapt import DivergedError, Preset, Progress, adapt, prepare, record
+from nada.adapt import DivergedError, Preset, Progress, adapt, file_name, prepare, record
 from nada.clip import CLIP
 from nada.delta import diff
 from nada.generator import Generator
@@ -117,8 +116,7 @@ class Run:
     def _save(self, trainable: Generator) -> Path:
         job, progress = self.job, self.progress
         metadata = record(self.models.clips, job.target, job.preset, progress)
-        name = re.sub(r"[^a-z0-9]+", "-", job.target.lower()).strip("-")[:40] or "domain"
-        path = Path(self.folder.name) / f"{name}.safetensors"
+        path = Path(self.folder.name) / file_name(job.target)
         diff(self.models.generator, trainable, metadata).save(path)
         return path
 
