@@ -10,7 +10,6 @@ import os
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when a page is built
 
 import argparse
-import functools
 import html
 import logging
 import math
@@ -19,6 +18,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import gradio as gr
 import torch
@@ -38,7 +38,10 @@ TICK = 0.4  # seconds between two looks at a run, which bounds how long Stop tak
 MAX_SAMPLES = 36
 MAX_QUEUE = 20  # visitors who may wait
 PICTURE = 880  # pixels, about how wide the page shows a picture
-PICTURES = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"]}
+PICTURES = {
+    "format": "png", "interactive": False, "show_label": False, "container": False,
+    "buttons": ["download", "fullscreen"],
+}  # fmt: skip
 FILLERS = frozenset("a an and as at by for from in is of on or the to with".split())
 PRIVATE = {"api_visibility": "private"}
 UNSEEN = {**PRIVATE, "preprocess": False, "show_progress": "hidden"}
@@ -165,19 +168,18 @@ class Options:
         return "demo" if self.generator == "demo" else "ffhq"
 
 
-@functools.lru_cache(maxsize=2)
-def _load(options: Options) -> Models:
-    device = pick_device(options.device)
-    return Models(load_generator(options.generator, device), load_clips(options.clip, device))
-
-
+_loaded: dict[Options, Models] = {}
 _loading = threading.Lock()  # two visitors who come at once load the models once
 
 
 def load_models(options: Options) -> Models:
     """The models of a server, loaded by whoever asks first."""
     with _loading:
-        return _load(options)
+        if options not in _loaded:
+            device = pick_device(options.device)
+            generator = load_generator(options.generator, device)
+            _loaded[options] = Models(generator, load_clips(options.clip, device))
+        return _loaded[options]
 
 
 # A visitor's request, checked
@@ -190,7 +192,7 @@ def check_job(models: Models, base: Preset, settings: dict) -> tuple[Job, str]:
     if source.casefold() == target.casefold():
         raise BadInput("target", "Source and target are the same: say how they should differ.")
     numbers = {name: limits.check(name, settings[name]) for name, limits in RANGES.items()}
-    if settings["method"] not in SELECTORS:
+    if settings["method"] not in list(SELECTORS):  # a list takes what cannot be hashed
         names = " or ".join(SELECTORS)
         raise BadInput("method", f"Method is {shorten(settings['method'])}; choose {names}.")
     if not isinstance(settings["to_rgb"], bool):
@@ -252,10 +254,14 @@ def check_seeds(text) -> list[int]:
 # What a run looks like
 
 
-def pairs_of(run: Run) -> Image.Image | None:
-    """The preview seeds of the frozen generator above those of the adapted one."""
+def pairs_of(run: Run) -> str | None:
+    """The preview seeds of the frozen generator above those of the adapted one, as a PNG file."""
     rows = [row for row in (run.before, run.after) if row is not None]
-    return draw(torch.cat(rows), len(rows[0])) if rows else None
+    if not rows:
+        return None
+    path = Path(run.folder.name) / f"pairs-{run.progress.step if run.progress else 0}.png"
+    draw(torch.cat(rows), len(rows[0])).save(path)
+    return str(path)
 
 
 def draw(pictures: Tensor, columns: int) -> Image.Image:
@@ -343,9 +349,11 @@ class Studio:
         return load_models(self.options)
 
     def problem(self, settings: dict) -> BadInput | None:
-        """What is wrong with the settings of `/adapt`."""
+        """What is wrong with the settings of `/adapt`, if the models are there to tell."""
+        models = _loaded.get(self.options)  # a client's first request must not time out on loading
         try:
-            check_job(self.models(), self.preset, settings)
+            if models:
+                check_job(models, self.preset, settings)
         except BadInput as error:
             return error
         return None
@@ -375,31 +383,25 @@ class Studio:
             visitor = visitor or secrets.token_urlsafe(16)
             run = self.runs.start(visitor, job, models, self.turn)
             try:
-                yield visitor, *self.look(run, hint)
-                yield from self._watch(run, hint, progress)
+                drawn = pairs = None
+                tick = 0.0  # the first look is at once
+                while not run.finished.wait(tick):
+                    tick = TICK
+                    if run.after is not drawn:
+                        drawn, pairs = run.after, pairs_of(run)
+                    now = run.progress
+                    progress((now.step, now.steps) if now else None, desc=message(run))
+                    yield visitor, pairs, *self.look(run, hint)
                 if run.error and not run.domain:
                     raise run.error
-                yield visitor, *self.look(run, hint)
+                yield visitor, pairs_of(run), *self.look(run, hint)
             finally:
                 run.stop.set()
 
-    def _watch(self, run: Run, hint: str, progress: gr.Progress):
-        """Yield what is new, or nothing new, every TICK until the run ends."""
-        seen, drawn = None, None
-        while not run.finished.wait(TICK):
-            if run.progress is seen:
-                yield gr.skip()
-                continue
-            seen = run.progress
-            progress((seen.step, seen.steps), desc=message(run))
-            pairs, drawn = (gr.skip() if run.after is drawn else pairs_of(run)), run.after
-            yield gr.skip(), pairs, *self.look(run, hint)[1:]
-
     def look(self, run: Run, hint: str = "") -> tuple:
-        """A run as the outputs of `/adapt`: pairs, status, domain file, chart."""
+        """A run as the outputs of `/adapt` beside its picture: status, domain file, chart."""
         now = status(run, hint)
-        domain = str(run.domain) if run.domain else None
-        return pairs_of(run), now, domain, chart(now, run.losses)
+        return now, str(run.domain) if run.domain else None, chart(now, run.losses)
 
     def keep(self, visitor: str | None):
         """After a run, also a stopped one: what there is of it."""
@@ -408,7 +410,7 @@ class Studio:
             return [gr.skip()] * 4
         run.stop.set()
         run.finished.wait(120)
-        return self.look(run)
+        return pairs_of(run), *self.look(run)
 
     def sample(self, seeds, domain_file=None, strength=1.0, truncation=0.7) -> Image.Image:
         """Pictures of the seeds, by the base generator or by a domain file at some strength.
@@ -433,7 +435,7 @@ class Studio:
             models = self.models()
             generator = models.generator
             return {
-                "generator": self.options.generator,
+                "generator": Path(self.options.generator).name,
                 "size": generator.size,
                 "parameters": sum(p.numel() for p in generator.parameters()),
                 "fingerprint": fingerprint(generator),
@@ -471,8 +473,8 @@ def columns_for(count: int) -> int:
 WELCOME = """<div class="run"><p>Choose an example or type two texts, then press Adapt.</p>
 <p class="facts">A copy of the generator is trained while you watch: the same faces before and
 after, step by step. Stop whenever you like what you see; the domain file keeps it.</p></div>"""
-CAPTION = """<p class="facts">Above the frozen generator, below the adapted one: the same seeds.
-</p>"""
+CAPTION = """<p class="facts">Above the generator as it was, below the adapted one, each with the
+same seeds.</p>"""
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 #title h1 { margin: .2em 0 0; } #title p { color: var(--body-text-color-subdued); margin: 0; }
@@ -548,6 +550,9 @@ def build(options: Options = Options()) -> gr.Blocks:
             outputs=pictures,
             api_name="sample",
             preprocess=False,
+        )
+        wanted["strength"].release(
+            studio.sample, inputs_kwargs=wanted, outputs=pictures, preprocess=False, **PRIVATE
         )
         page.load(studio.greet, outputs=[foot, settings["k"]], **UNSEEN)
         gr.api(studio.info, api_name="info")
@@ -651,15 +656,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: argparse.Namespace, page: gr.Blocks) -> None:
-    options = Options(arguments.generator, arguments.clip, arguments.device)
-    threading.Thread(target=load_models, args=[options], daemon=True).start()  # page first
-    launch(page, server_name=arguments.host, server_port=arguments.port)
+def main(page: gr.Blocks, options: Options, host: str | None, port: int | None) -> None:
+    """Open the page, then load the models, so that the page is there at once."""
+    launch(page, server_name=host, server_port=port, prevent_thread_lock=True)
+    try:
+        load_models(options)
+    except ValueError as error:
+        page.close()
+        raise SystemExit(str(error)) from error
+    page.block_thread()
 
 
 if __name__ == "__main__":
     arguments = parse()
-    demo = build(Options(arguments.generator, arguments.clip, arguments.device))
-    main(arguments, demo)
+    chosen = Options(arguments.generator, arguments.clip, arguments.device)
+    demo = build(chosen)
+    main(demo, chosen, arguments.host, arguments.port)
 else:
     demo = build()

@@ -176,10 +176,11 @@ def load_clip(name_or_path: str | Path, device="cpu") -> CLIP:
     """
     name = str(name_or_path).strip()
     path = bundled_path(name) if name in BUNDLED else Path(name)
+    shown = path.name if path.is_file() and name not in BUNDLED else name  # no folders of ours
     if path.suffix == ".safetensors":
-        clip = _load_safetensors(path, name)
+        clip = _load_safetensors(path, shown)
     else:
-        clip = CLIP(_load_openai(name), name)
+        clip = CLIP(_load_openai(name), shown)
     return clip.requires_grad_(False).eval().to(device)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.helpers import make_clip, tiny_generator
+from tests.served import serve
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +29,10 @@ def clip_a():
 def clip_tiny():
     """A CLIP that costs nothing: one layer, 16 pixels, prompts of 24 tokens."""
     return make_clip("tiny", 16, 16, 1, 64, 8, 24, 49408, 64, 1, 1)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, clip_tiny):
+    """The app in a process of its own, with tiny models that adapt in moments."""
+    with serve(tmp_path_factory.mktemp("served"), clip_tiny) as running:
+        yield running

@@ -1,0 +1,67 @@
+"""The app as its users meet it: a server process of its own, with tiny models."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from nada.checkpoint import save_generator
+from nada.clip import CLIP, save_clip
+from tests.helpers import tiny_generator
+
+ROOT = Path(__file__).parent.parent
+WORDS = "a of photo pencil sketch zombie anime painting person old".split()
+
+
+class Server:
+    """A running app: its address, and what it holds of memory."""
+
+    def __init__(self, process: subprocess.Popen, port: int, log: Path):
+        self.process, self.log = process, log
+        self.url = f"http://127.0.0.1:{port}"
+
+    def resident(self) -> float:
+        """MB of memory in use."""
+        pid = str(self.process.pid)
+        return int(subprocess.check_output(["ps", "-o", "rss=", "-p", pid]).strip()) / 1024
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.url, timeout=5) as reply:
+                return reply.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+@contextlib.contextmanager
+def serve(folder: Path, clip: CLIP):
+    """An app over a tiny generator of 16 pixels and `clip`, which then knows WORDS only."""
+    save_generator(tiny_generator(), folder / "generator.safetensors")
+    save_clip(clip.model, folder / "clip.safetensors", range(49408), WORDS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "app.py", "--port", str(port), "--device", "cpu"),
+        *("--generator", str(folder / "generator.safetensors")),
+        *("--clip", str(folder / "clip.safetensors")),
+    ]
+    log = folder / "log"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "cache")}
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
+    server = Server(process, port, log)
+    try:
+        deadline = time.monotonic() + 90
+        while not server.answers():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(20)

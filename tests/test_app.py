@@ -1,0 +1,372 @@
+"""The app through its API, as scripts and strangers call it."""
+
+import concurrent.futures
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client, handle_file
+from PIL import Image
+
+import app
+from nada.checkpoint import load_generator
+from nada.delta import Delta, blend
+from nada.sample import sample
+
+QUICK = {"source": "photo", "target": "pencil sketch", "steps": 4, "k": 2, "batch": 2}
+LONG = {**QUICK, "steps": 2000, "batch": 16, "k": 0}
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    visitor = connect(server)
+    yield visitor
+    visitor.close()
+
+
+def connect(server) -> Client:
+    return Client(server.url, verbose=False, httpx_kwargs={"timeout": 60})
+
+
+def adapt(client, **settings):
+    return client.predict(**{**QUICK, **settings}, api_name="/adapt")
+
+
+def wait_for(condition, seconds=60):
+    """The first true value of a condition; fails when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+    return value
+
+
+def started(job):
+    """Wait until a job has done a step; the status then."""
+
+    def running():
+        assert not job.done(), job.result()
+        return next((o[1] for o in reversed(job.outputs()) if o[1]["step"]), None)
+
+    return wait_for(running)
+
+
+def test_the_names_that_scripts_rely_on(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    names = {
+        name: (
+            [parameter["parameter_name"] for parameter in told["parameters"]],
+            [value["label"] for value in told["returns"]],
+        )
+        for name, told in endpoints.items()
+    }
+    assert names.pop("/info")[0] == []
+    assert names == {
+        "/adapt": (
+            "source target steps k method to_rgb select_every seed batch lr directional global_ "
+            "in_domain truncation".split(),
+            ["Pairs", "Status", "Domain file", "Chart"],
+        ),
+        "/sample": (["seeds", "domain_file", "strength", "truncation"], ["Samples"]),
+    }
+    needed = [p["parameter_name"] for told in endpoints.values() for p in told["parameters"]
+              if not p["parameter_has_default"]]
+    assert needed == []
+    assert all(told["description"] for told in endpoints.values())
+
+
+def test_a_run_streams_and_ends_with_a_domain_file(client):
+    job = client.submit(**{**QUICK, "steps": 60, "batch": 8}, api_name="/adapt")
+    picture, status, file, chart = job.result(60)
+    told = [output[1] for output in job.outputs()]
+    steps = [one["step"] for one in told]
+    assert len(told) > 2 and steps == sorted(steps) and 0 < steps[len(steps) // 2] <= 60
+    assert told[0]["state"] == "starting" and "running" in {one["state"] for one in told}
+    assert all(one["eta"] >= 0 for one in told if one["state"] == "running" and one["step"])
+    assert set(status) == set(told[0])
+    assert status["state"] == "finished" and status["step"] == status["steps"] == 60
+    assert len(status["layers"]) == 2 and set(status["terms"]) == {"directional"}
+    assert Image.open(picture).size == (896, 448)  # 4 seeds of 16 pixels, 14 times as large, twice
+    assert "<svg" in chart and "convs" in chart
+    delta = Delta.load(file)
+    assert delta.metadata["target"] == "pencil sketch" and delta.metadata["steps_done"] == 60
+
+
+def test_one_seed_one_result_and_another_another(client):
+    first, again, other = (Delta.load(adapt(client, seed=seed, k=0)[2]) for seed in (3, 3, 4))
+    assert all(torch.equal(first.tensors[key], again.tensors[key]) for key in first.tensors)
+    assert any(not torch.equal(first.tensors[key], other.tensors[key]) for key in other.tensors)
+
+
+def test_settings_reach_the_run(client):
+    settings = {"method": "w_shift", "to_rgb": True, "k": 5, "global_": 2.0, "in_domain": 0.5,
+                "select_every": 2, "lr": 0.01, "truncation": 0.5}
+    _, status, file, _ = adapt(client, **settings)
+    told = Delta.load(file).metadata
+    assert set(status["terms"]) == {"directional", "global", "in_domain"}
+    assert told["method"] == "w_shift" and told["k"] == 5 == len(status["layers"])
+    assert (told["guidance"]["global_"], told["guidance"]["in_domain"]) == (2.0, 0.5)
+    config = told["config"]
+    assert (config["lr"], config["truncation_psi"], config["select_every"]) == (0.01, 0.5, 2)
+    assert config["train_to_rgb"] is True
+
+
+def test_samples_are_the_librarys(client, server, tmp_path):
+    file = adapt(client)[2]
+    told = client.predict(api_name="/info")
+    base = load_generator(server.log.parent / told["generator"])
+    half = blend(base, [(Delta.load(file), 0.5)])
+    for domain, strength, generator in ((None, 1, base), (handle_file(file), 0.5, half)):
+        picture = client.predict(
+            seeds="3, 7-9", domain_file=domain, strength=strength, truncation=0.6,
+            api_name="/sample",
+        )  # fmt: skip
+        expected = app.draw(sample(generator, [3, 7, 8, 9], 0.6), 4)
+        assert same(Image.open(picture), expected)
+    assert not same(Image.open(picture), app.draw(sample(base, [3, 7, 8, 9], 0.6), 4))
+
+
+def same(one: Image.Image, other: Image.Image) -> bool:
+    """Whether two pictures differ by rounding at most."""
+    difference = np.asarray(one.convert("RGB"), float) - np.asarray(other, float)
+    return np.abs(difference).max() <= 2
+
+
+def test_info_tells_what_runs(client):
+    told = client.predict(api_name="/info")
+    assert told["size"] == 16 and told["device"] == "cpu" and told["methods"] == list(app.SELECTORS)
+    assert told["generator"] == "generator.safetensors" and told["clip"] == ["clip.safetensors"]
+    assert len(told["fingerprint"]) == 64 and told["layers"][0] == "conv1"
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+BAD = {
+    "empty source": ({"source": ""}, "source: The prompt is empty"),
+    "blank target": ({"target": " \n\t"}, "target: The prompt is empty"),
+    "10,000 characters": ({"target": "zombie " * 1429}, "target: The prompt has 10003 characters"),
+    "10,000 letters": ({"target": "z" * 10_000}, "target: The prompt has 10000 characters"),
+    "too many tokens": ({"target": "zombie painting " * 30}, "tokens .*shorten it"),
+    "not text": ({"target": 7}, "target: A prompt must be text"),
+    "no prompt": ({"source": None}, "source: A prompt must be text"),
+    "identical": ({"target": " Photo "}, "target: Source and target are the same"),
+    "never seen": ({"target": "gorblax"}, "never shown “gorblax”"),
+    "only an article known": ({"target": "a gorblax"}, "never shown “gorblax”"),
+    "markup": ({"target": "<img src=x onerror=alert(1)>"}, "never shown “img”"),
+    "emoji": ({"target": "🙂"}, "never shown “🙂”"),
+    "points": ({"target": "?!"}, "never shown"),
+    "k of 99": ({"k": 99}, "k: Layers k is 99; choose from 0 to 26"),
+    "k above this generator's": ({"k": 6}, "k: This generator has 5 layers"),
+    "steps of -1": ({"steps": -1}, "steps: Steps is -1; choose from 1 to 2000"),
+    "no steps": ({"steps": 0}, "steps: Steps is 0"),
+    "half a step": ({"steps": 1.5}, "steps: Steps is “1.5”; a whole number"),
+    "steps as text": ({"steps": "ten"}, "steps: Steps is “ten”; a whole number"),
+    "a list": ({"steps": [4]}, "steps: Steps is “.4.”; a whole number"),
+    "no number": ({"batch": None}, "batch: Batch is “None”"),
+    "true for a number": ({"batch": True}, "batch: Batch is “True”"),
+    "seed as text": ({"seed": "seven"}, "seed: Seed is “seven”"),
+    "negative seed": ({"seed": -5}, "seed: Seed is -5"),
+    "huge rate": ({"lr": 1e30}, "lr: Learning rate is 1e.30"),
+    "unknown method": ({"method": "guess"}, "method: Method is “guess”; choose gradient or"),
+    "method of another type": ({"method": {"a": 1}}, "method: Method is"),
+    "to_rgb as text": ({"to_rgb": "yes"}, "to_rgb: RGB layers is “yes”"),
+    "nothing guides": ({"directional": 0, "global_": 0}, "directional: Nothing guides"),
+    "in-domain alone in a batch": ({"in_domain": 1, "batch": 1}, "batch: The in-domain loss"),
+}
+
+
+@pytest.mark.parametrize("change, sentence", BAD.values(), ids=BAD)
+def test_a_bad_request_gets_a_sentence(client, change, sentence):
+    with pytest.raises(Exception, match=sentence) as caught:
+        adapt(client, **change)
+    assert len(str(caught.value)) < 300 and "Traceback" not in str(caught.value)
+
+
+BAD_SAMPLES = {
+    "no seed": ({"seeds": ""}, "seeds"),
+    "a word": ({"seeds": "seven"}, "seeds contain 'seven'"),
+    "backwards": ({"seeds": "9-3"}, "backwards"),
+    "too many": ({"seeds": "1-100000"}, "more than 36"),
+    "nothing": ({"seeds": None}, "seeds"),
+    "strength": ({"strength": 3}, "Strength is 3; choose from 0 to 1"),
+    "strength as text": ({"strength": "full"}, "Strength is “full”"),
+    "truncation": ({"truncation": -1}, "Truncation of samples is -1"),
+}
+
+
+@pytest.mark.parametrize("change, sentence", BAD_SAMPLES.values(), ids=BAD_SAMPLES)
+def test_a_bad_sample_gets_a_sentence(client, change, sentence):
+    with pytest.raises(Exception, match=sentence):
+        client.predict(**{"seeds": "1", **change}, api_name="/sample")
+
+
+def broken_files(file, folder):
+    """Domain files that are none, by name."""
+    whole = open(file, "rb").read()
+    contents = {"cut": whole[:-100], "html": b"<html>404</html>", "empty": b"",
+                "edited": whole[:-1] + bytes([whole[-1] ^ 1])}
+    for name, content in contents.items():
+        path = folder / f"{name}.safetensors"
+        path.write_bytes(content)
+        yield name, path
+
+
+def test_a_broken_domain_file_gets_a_sentence(client, tmp_path):
+    good = adapt(client)[2]
+    refused = []
+    for name, path in broken_files(good, tmp_path):
+        with pytest.raises(Exception, match=r"domain file|checksum|cut off") as caught:
+            client.predict(seeds="1", domain_file=handle_file(path), api_name="/sample")
+        assert "Traceback" not in str(caught.value) and str(tmp_path) not in str(caught.value)
+        refused.append(name)
+    assert refused == ["cut", "html", "empty", "edited"]
+    assert client.predict(seeds="1", domain_file=handle_file(good), api_name="/sample")
+
+
+def test_files_of_the_server_are_out_of_reach(client, server):
+    told = {"path": str(server.log), "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{server.url}/gradio_api/file={server.log}")
+    assert "error" in call(server, "sample", {"seeds": "1", "domain_file": told})
+
+
+def call(server, name, arguments):
+    """The raw answer of an endpoint, without a client that would check arguments first."""
+    body = json.dumps(arguments).encode()
+    address = f"{server.url}/gradio_api/call/v2/{name}"
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    return answered(server, name, request)
+
+
+def answered(server, name, request):
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        event = json.load(reply)["event_id"]
+    address = f"{server.url}/gradio_api/call/{name}/{event}"
+    with urllib.request.urlopen(address, timeout=60) as reply:
+        return reply.read().decode()
+
+
+def test_two_prompts_are_enough_without_a_client(server):
+    answer = call(server, "adapt", {**QUICK, "steps": 2})
+    last = json.loads(answer.strip().splitlines()[-1].removeprefix("data: "))
+    assert "event: complete" in answer and last[2]["state"] == "finished"
+
+
+def test_partly_unknown_words_run_with_a_hint(client):
+    status = adapt(client, target="zombie 🙂 <b>gorblax</b>")[1]
+    assert status["state"] == "finished"
+    assert "never shown “🙂”, “b”, “gorblax”" in status["message"]
+
+
+def test_nothing_of_a_prompt_becomes_markup(client):
+    chart = adapt(client, target="zombie <img src=x>")[3]
+    assert "img" in chart and "<img" not in chart
+
+
+def test_a_cancelled_run_ends_and_the_next_starts_at_once(client, server):
+    job = client.submit(**LONG, api_name="/adapt")
+    started(job)
+    job.cancel()
+    begin = time.monotonic()
+    assert adapt(client)[1]["state"] == "finished"
+    assert time.monotonic() - begin < 20  # the rest of the run would take minutes
+
+
+KILLED = """
+import sys, time
+from gradio_client import Client
+job = Client(sys.argv[1], verbose=False, httpx_kwargs={'timeout': 60}).submit(
+    source="photo", target="zombie", steps=2000, batch=16, k=0, api_name="/adapt")
+while not any(output[1]["step"] for output in job.outputs()):
+    time.sleep(0.05)
+print("started", flush=True)
+job.result()
+"""
+
+
+def test_a_killed_client_leaves_the_device_free(client, server):
+    command = [sys.executable, "-c", KILLED, server.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as doomed:
+        assert doomed.stdout.readline() == "started\n"
+        doomed.send_signal(signal.SIGKILL)
+    begin = time.monotonic()
+    assert adapt(client)[1]["state"] == "finished"
+    assert time.monotonic() - begin < 20
+
+
+def test_two_visitors_see_only_their_own_runs(server):
+    def visit(target):
+        own = connect(server)
+        job = own.submit(**{**QUICK, "target": target, "steps": 40}, api_name="/adapt")
+        file = job.result(60)[2]
+        own.close()
+        return Delta.load(file).metadata["target"], {o[1]["steps"] for o in job.outputs()}
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first, second = pool.map(visit, ("zombie", "pencil sketch"))
+    assert first == ("zombie", {40}) and second == ("pencil sketch", {40})
+
+
+def test_samples_come_between_the_steps_of_a_run(client, server):
+    job = client.submit(**LONG, api_name="/adapt")
+    started(job)
+    other = connect(server)
+    assert other.predict(seeds="1", api_name="/sample") and not job.done()
+    job.cancel()
+    other.close()
+
+
+def test_a_stranger_gets_nothing_of_a_run(client, server):
+    """Endpoints that only the page uses can be posted to all the same."""
+    assert adapt(client)[1]["state"] == "finished"
+    request = urllib.request.Request(
+        f"{server.url}/gradio_api/call/keep", b'{"data": []}', {"Content-Type": "application/json"}
+    )
+    answer = answered(server, "keep", request)
+    assert "event: complete" in answer and "pencil" not in answer and "path" not in answer
+
+
+def test_a_full_queue_says_so(client, server):
+    job = client.submit(**LONG, api_name="/adapt")
+    started(job)
+    waiting = []
+    with pytest.raises(Exception, match=r"[Qq]ueue is full"):
+        for _ in range(app.MAX_QUEUE + 1):
+            waiting.append(client.submit(**{**QUICK, "steps": 1}, api_name="/adapt"))
+            wait_for(lambda: waiting[-1].status().rank is not None or waiting[-1].done())
+            if waiting[-1].done():
+                waiting[-1].result()
+    assert len(waiting) == app.MAX_QUEUE + 1
+    job.cancel()
+    assert [one.result(60)[1]["state"] for one in waiting[:-1]] == ["finished"] * app.MAX_QUEUE
+
+
+def test_twenty_runs_leave_memory_as_it_was(client, server):
+    def run(number):
+        job = client.submit(**{**LONG, "steps": 30 + 970 * (number % 2)}, api_name="/adapt")
+        if number % 2:
+            started(job)
+            job.cancel()
+        else:
+            assert job.result(60)[1]["state"] == "finished"
+
+    for number in range(4):  # allocators, caches and lazy imports settle
+        run(number)
+    before = server.resident()
+    for number in range(20):
+        run(number)
+    assert server.resident() - before < 40
+    assert server.process.poll() is None
+
+
+def test_the_log_has_no_trace_of_an_error(server):
+    """Last of this file: all of the above, and nothing that nobody foresaw."""
+    traces = re.findall(r"^\w*(?:Error|Exception).*", server.log.read_text(), re.MULTILINE)
+    assert traces == []
