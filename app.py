@@ -10,6 +10,7 @@ import os
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when a page is built
 
 import argparse
+import functools
 import html
 import logging
 import math
@@ -39,7 +40,7 @@ MAX_SAMPLES = 36
 MAX_QUEUE = 20  # visitors who may wait
 PICTURE = 880  # pixels, about how wide the page shows a picture
 PICTURES = {
-    "format": "png", "interactive": False, "show_label": False, "container": False,
+    "format": "png", "interactive": False, "show_label": False,
     "buttons": ["download", "fullscreen"],
 }  # fmt: skip
 FILLERS = frozenset("a an and as at by for from in is of on or the to with".split())
@@ -71,9 +72,8 @@ class Range:
             kind = "a whole number" if self.whole else "a number"
             raise BadInput(name, f"{self.label} is {shorten(value)}; {kind} was expected.")
         if not self.low <= value <= self.high:
-            raise BadInput(
-                name, f"{self.label} is {value:g}; choose from {self.low:g} to {self.high:g}."
-            )
+            low, high = self.low, self.high
+            raise BadInput(name, f"{self.label} is {value:g}; choose from {low} to {high}.")
         return int(value) if self.whole else float(value)
 
 
@@ -180,6 +180,17 @@ def load_models(options: Options) -> Models:
             generator = load_generator(options.generator, device)
             _loaded[options] = Models(generator, load_clips(options.clip, device))
         return _loaded[options]
+
+
+@functools.lru_cache(maxsize=2)
+def opening(options: Options, turn: threading.Lock) -> Image.Image:
+    """What the base generator draws for the preview seeds, for a page that just opened."""
+    config = PRESETS[options.base].config
+    with turn:
+        pictures = sample(
+            load_models(options).generator, config.preview_seeds, config.preview_psi
+        )
+    return draw(pictures, len(pictures))
 
 
 # A visitor's request, checked
@@ -451,7 +462,7 @@ class Studio:
             }
 
     def greet(self):
-        """When a page opens: its last line, and how many layers there are to choose from."""
+        """When a page opens: its last line, how many layers there are, what the base draws."""
         facts = self.info()
         line = (
             f"Generator {facts['generator']} ({facts['size']} px, "
@@ -462,7 +473,8 @@ class Studio:
         generator = self.models().generator
         k = min(self.preset.k, len(candidates(generator)))
         most = len(candidates(generator, to_rgb=True))
-        return f'<p class="facts">{html.escape(line)}</p>', gr.update(maximum=most, value=k)
+        line = f'<p class="facts">{html.escape(line)}</p>'
+        return line, gr.update(maximum=most, value=k), opening(self.options, self.turn)
 
 
 def columns_for(count: int) -> int:
@@ -530,6 +542,8 @@ def build(options: Options = Options()) -> gr.Blocks:
         foot = gr.HTML(elem_id="foot")
 
         shown = [pairs, now, wanted["domain_file"], drawn]
+        # Before the run: a click goes no further than the first refusal.
+        start.click(studio.unfold, inputs_kwargs=settings, outputs=folded, queue=False, **UNSEEN)
         run = start.click(
             studio.adapt,
             inputs=[visitor],
@@ -542,7 +556,6 @@ def build(options: Options = Options()) -> gr.Blocks:
             show_progress_on=drawn,
         )
         run.then(studio.keep, visitor, shown, **UNSEEN)
-        run.failure(studio.unfold, inputs_kwargs=settings, outputs=folded, **UNSEEN)
         stop.click(None, cancels=[run])
         again.click(
             studio.sample,
@@ -554,7 +567,7 @@ def build(options: Options = Options()) -> gr.Blocks:
         wanted["strength"].release(
             studio.sample, inputs_kwargs=wanted, outputs=pictures, preprocess=False, **PRIVATE
         )
-        page.load(studio.greet, outputs=[foot, settings["k"]], **UNSEEN)
+        page.load(studio.greet, outputs=[foot, settings["k"], pairs], **UNSEEN)
         gr.api(studio.info, api_name="info")
     return page.queue(max_size=MAX_QUEUE, default_concurrency_limit=1, api_open=False)
 

@@ -15,7 +15,7 @@ from nada.clip import CLIP, save_clip
 from tests.helpers import tiny_generator
 
 ROOT = Path(__file__).parent.parent
-WORDS = "a of photo pencil sketch zombie anime painting person old".split()
+WORDS = "a of face photo pencil sketch zombie anime painting person old".split()
 
 
 class Server:
