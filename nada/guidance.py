@@ -6,6 +6,7 @@ at it. `objective` builds the usual mix. Facts about the method: StyleGAN-NADA, 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -92,16 +93,16 @@ def _mean_feature(clip: CLIP, images: Tensor) -> Tensor:
 # Losses
 
 
-class FeatureLoss(nn.Module):
+class FeatureLoss(nn.Module, ABC):
     """A loss of the unit features [N, D] of source and adapted pictures of the same latents."""
 
     def __init__(self, clip: CLIP):
         super().__init__()
         self.clip = clip
 
+    @abstractmethod
     def compare(self, source: Tensor, adapted: Tensor) -> Tensor:
         """The scalar loss of two sets of features [N, D]."""
-        raise NotImplementedError
 
     def forward(self, source_images: Tensor, adapted_images: Tensor) -> Tensor:
         """The scalar loss of pictures [N, 3, H, W] in [-1, 1]; no gradient for the source."""

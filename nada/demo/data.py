@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from nada.demo.captions import STYLE_NAMES, attributes_of
 from nada.demo.render import Z_DIM, blur, factors_of, portrait
-from nada.demo.styles import STYLES
+from nada.demo.styles import STYLES, draw_partly
 
 
 class Pool:
@@ -49,6 +50,36 @@ class Pool:
     def pictures(self, people: Tensor, views: Tensor) -> Tensor:
         """[N] and [N] → [N, 3, S, S] in [-1, 1]."""
         return self.images[people, views].float() / 127.5 - 1
+
+
+class PartlyStyled:
+    """Pictures that have only some of a style's cues: what a fooled CLIP would call the style.
+
+    Attributes: images [P, 3, S, S] uint8 of the people of a pool, styles [P], shares [P].
+    """
+
+    def __init__(self, pool: Pool, size: int, seed: int):
+        rng = random.Random(seed)
+        people = len(pool)
+        self.images = torch.empty(people, 3, size, size, dtype=torch.uint8)
+        self.styles = torch.zeros(people, dtype=torch.long)
+        self.shares = torch.zeros(people)
+        with torch.no_grad():
+            for rows in torch.arange(people).split(8):  # eight people share the choice of cues
+                index = rng.randrange(1, len(STYLE_NAMES))
+                chance = rng.uniform(0.2, 0.9)
+                picture, share = draw_partly(
+                    STYLES[STYLE_NAMES[index]],
+                    portrait(factors_of(pool.z[rows])),
+                    size,
+                    lambda chance=chance: rng.random() < chance,
+                )
+                self.images[rows] = (picture * 255).round().byte()
+                self.styles[rows], self.shares[rows] = index, share
+
+    def pictures(self, people: Tensor) -> Tensor:
+        """[N] → [N, 3, S, S] in [-1, 1]."""
+        return self.images[people].float() / 127.5 - 1
 
 
 def distort(images: Tensor, strength: float = 1.0, noise: float = 0.06) -> Tensor:

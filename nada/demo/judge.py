@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from nada.checkpoint import CHECKPOINTS
+from nada.checkpoint import CHECKPOINTS, write_safetensors
 from nada.demo.captions import STYLE_NAMES
 from nada.demo.data import Pool, cosine_rate, distort
 from nada.demo.render import Z_DIM, render
@@ -154,7 +153,7 @@ def measure(judge: Judge, people: int = 40, seed: int = 77) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--people", type=int, default=PEOPLE)
     parser.add_argument("--epsilon", type=float, default=0.08, help="in units of [-1, 1]")
     parser.add_argument("--output", type=Path, default=CHECKPOINTS / "judge.safetensors")
@@ -168,7 +167,7 @@ def main() -> None:
     print(json.dumps(figures))
     state = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
     minutes = f"{(time.time() - started) / 60:.1f}"
-    save_file(state, args.output, metadata={**figures, "minutes": minutes})
+    write_safetensors(state, args.output, {**figures, "minutes": minutes})
 
 
 if __name__ == "__main__":

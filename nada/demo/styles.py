@@ -45,6 +45,33 @@ class Style:
         return self.finish(draw(self.edit(dict(person)), size, self.extras)).clamp(0, 1)
 
 
+CUE_WEIGHTS = {"skin": 3.0, "hair": 3.0, "backdrop": 2.0, "backdrop_low": 2.0, "brow": 0.5}
+EXTRA_WEIGHT, FINISH_WEIGHT = 2.0, 4.0
+
+
+def draw_partly(
+    style: Style, person: Person, size: int, keep: Callable[[], bool]
+) -> tuple[Tensor, float]:
+    """A person with some of a style's cues: the picture [N, 3, size, size] in [0, 1] and the share
+    of the style that is in it, in [0, 1]. `keep` decides about each cue: every edited number or
+    colour, every extra, the finish."""
+    full, mixed = style.edit(dict(person)), dict(person)
+    shares = []
+
+    def kept(weight: float) -> bool:
+        taken = keep()
+        shares.append((weight, weight * taken))
+        return taken
+
+    for name in (name for name in full if full[name] is not person[name]):
+        if kept(CUE_WEIGHTS.get(name, 1.0)):
+            mixed[name] = full[name]
+    extras = tuple(extra for extra in style.extras if kept(EXTRA_WEIGHT))
+    finish = style.finish if style.finish is photo or kept(FINISH_WEIGHT) else photo
+    total, present = (sum(column) for column in zip(*shares))
+    return finish(draw(mixed, size, extras)).clamp(0, 1), present / total
+
+
 # Helpers for edits
 
 

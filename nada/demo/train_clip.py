@@ -1,11 +1,16 @@
 """Train a bundled CLIP on rendered portraits: `python -m nada.demo.train_clip resnet` (or `vit`).
 
-OpenAI's architecture at a fraction of the size. Three things are learnt at once:
+OpenAI's architecture at a fraction of the size. Five things are learnt at once:
 
 - captions: a softmax with several right answers (the renderer knows which captions fit which
   picture), both ways;
 - directions: for two pictures of one person, E(b) − E(a) should point as the two style names do,
   which is the very quantity that adaptation follows (StyleGAN-NADA, equation 2);
+- the person: a linear head must read the renderer's factors off the features, in every style.
+  Where features say nothing about who is shown, following a direction wipes people out;
+- degrees: a picture with some of a style's cues, or with the style laid on too thin or too thick,
+  belongs to the style by just that share. Otherwise the loudest cue would do, and adaptation
+  would end in a caricature of it;
 - robustness: half of each batch is attacked by one gradient step (FGSM, ε growing over training),
   because a generator that is trained against CLIP is an attacker too.
 """
@@ -32,15 +37,16 @@ from nada.demo.captions import (
     caption,
     style_caption,
 )
-from nada.demo.data import Pool, cosine_rate, distort
-from nada.demo.render import Z_DIM, factors_of, render
+from nada.demo.data import PartlyStyled, Pool, cosine_rate, distort
+from nada.demo.render import FACTORS, Z_DIM, factors_of, render
 from nada.demo.styles import STYLES
 
-SIZE, EMBED, TEXT_WIDTH, TEXT_LAYERS, CONTEXT, VOCABULARY = 64, 64, 128, 3, 77, 49408
+SIZE, EMBED, TEXT_WIDTH, TEXT_LAYERS, CONTEXT, VOCABULARY = 64, 128, 128, 3, 77, 49408
 MEMBERS = {
     "resnet": dict(vision_layers=(1, 1, 1, 1), vision_width=20, vision_patch_size=None, seed=1),
     "vit": dict(vision_layers=3, vision_width=128, vision_patch_size=8, seed=2),
 }
+PEOPLE = 40  # in a batch, each in three views
 FILES = {"resnet": BUNDLED["demo"], "vit": BUNDLED["demo-vit"]}
 
 
@@ -98,6 +104,8 @@ class Batches:
 
     def __init__(self, pool: Pool, people: int, vocabulary: CompactVocabulary, seed: int):
         self.pool, self.people, self.vocabulary = pool, people, vocabulary
+        self.factors = factors_of(pool.z)
+        self.partly = PartlyStyled(pool, SIZE, seed)
         self.rng, self.generator = random.Random(seed), torch.Generator().manual_seed(seed)
 
     def __call__(self) -> dict[str, Tensor]:
@@ -118,13 +126,42 @@ class Batches:
             for a in c.attributes:
                 fits[:, j] &= attributes[:, a] == 1
         names = [style_caption(s, self.rng).text for s in range(len(STYLE_NAMES))]
+        graded, shares = self._graded(person[: self.people], view[self.people : 2 * self.people])
         return {
+            "graded": distort(graded),
+            "shares": shares,
             "images": distort(self.pool.pictures(person, view)),
             "styles": styles,
             "fits": fits,
+            "factors": self.factors[person],
             "tokens": self.vocabulary.tokens([c.text for c in captions]),
             "names": self.vocabulary.tokens(names),
         }
+
+    def _graded(self, person: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures [P, 3, S, S] with styles in part, and the shares of the styles in each [P, S].
+
+        One half has some of the cues of a style; the other is photo + α (style − photo), whose
+        share of the style rises to 1 at α = 1 and falls again beyond, where it is overdone.
+        """
+        half = self.people // 2
+        people = torch.randint(len(self.pool), (half,), generator=self.generator)
+        share = torch.zeros(self.people, len(STYLE_NAMES))
+        rows = torch.arange(half)
+        share[rows, self.partly.styles[people]] = self.partly.shares[people]
+        share[rows, 0] = 1 - self.partly.shares[people]
+
+        person, view = person[half:], view[half:]
+        rows = torch.arange(half, self.people)
+        alpha = 2.2 * torch.rand(len(rows), generator=self.generator)
+        photos = self.pool.pictures(person, torch.zeros_like(view))
+        styled = self.pool.pictures(person, view)
+        laid_on = (photos + alpha.view(-1, 1, 1, 1) * (styled - photos)).clamp(-1, 1)
+        present = torch.where(alpha < 1, alpha, (1.6 - 0.6 * alpha).clamp(min=0))
+        share[rows, self.pool.styles[person, view]] = present
+        share[rows, 0] = torch.where(alpha < 1, 1 - alpha, 0.0)
+        share[rows] += (1 - share[rows].sum(1, keepdim=True)) / len(STYLE_NAMES)
+        return torch.cat([self.partly.pictures(people), laid_on]), share
 
 
 def contrastive(images: Tensor, texts: Tensor, fits: Tensor, scale: Tensor) -> Tensor:
@@ -150,25 +187,39 @@ def directional(images: Tensor, names: Tensor, styles: Tensor) -> Tensor:
     return sum(losses) / 3
 
 
+def likeness(predicted: Tensor, factors: Tensor) -> Tensor:
+    """Share of the factors' variance (1/12 each, they are uniform) that is not read off."""
+    return 12 * F.mse_loss(predicted, factors)
+
+
 def total_loss(
-    clip: CLIP, images: Tensor, batch: dict[str, Tensor], texts: Tensor, names: Tensor
+    clip: CLIP, head: nn.Module, images: Tensor, batch: dict, texts: Tensor, names: Tensor
 ) -> Tensor:
+    """The sum of all parts; of the last one only where `images` hold the graded pictures too."""
+    count = len(batch["styles"])
     with torch.autocast(images.device.type, torch.bfloat16):
-        features = clip.encode_image(images)
+        everything = clip.encode_image(images)
+    features, graded = everything[:count], everything[count:]
     scale = clip.model.logit_scale.exp().clamp(max=30)
-    style_logits = scale * features @ names.T
-    return (
+    loss = (
         contrastive(features, texts, batch["fits"], scale)
-        + 0.5 * F.cross_entropy(style_logits, batch["styles"])
+        + 0.5 * F.cross_entropy(scale * features @ names.T, batch["styles"])
         + directional(features, names, batch["styles"])
+        + 2.0 * likeness(head(features * scale), batch["factors"])
     )
+    if len(graded):
+        loss = loss + F.cross_entropy(scale * graded @ names.T, batch["shares"])
+    return loss
 
 
 def train(
     clip: CLIP, batches: Batches, steps: int, state: Path, epsilon: float, lr: float = 1.2e-3
 ) -> None:
-    decayed = [p for p in clip.parameters() if p.ndim > 1]
-    plain = [p for p in clip.parameters() if p.ndim <= 1]
+    """Train in place; takes up again what `state` holds. The head that reads factors is dropped."""
+    head = nn.Linear(EMBED, len(FACTORS))
+    learner = nn.ModuleDict({"clip": clip, "head": head})
+    decayed = [p for p in learner.parameters() if p.ndim > 1]
+    plain = [p for p in learner.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
         lr=lr,
@@ -177,7 +228,7 @@ def train(
     step = 0
     if state.exists():
         saved = torch.load(state, weights_only=True)
-        clip.load_state_dict(saved["clip"])
+        learner.load_state_dict(saved["learner"])
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
     started, first, running = time.time(), step, None
@@ -187,14 +238,16 @@ def train(
         batch = batches()
         with torch.autocast("cpu", torch.bfloat16):
             texts, names = clip.encode_tokens(batch["tokens"]), clip.encode_tokens(batch["names"])
-        images = batch["images"].contiguous(memory_format=torch.channels_last)
+        images = batch["images"]
         reach = epsilon * min(1.0, 2 * step / steps) * random.Random(step).random()
         if reach > 0:
-            images = attacked_half(clip, images, batch, texts, names, reach)
-        loss = total_loss(clip, images, batch, texts, names)
+            images = attacked_half(clip, head, images, batch, texts, names, reach)
+        images = torch.cat([images, batch["graded"]])
+        images = images.contiguous(memory_format=torch.channels_last)
+        loss = total_loss(clip, head, images, batch, texts, names)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         step += 1
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
@@ -207,27 +260,37 @@ def train(
             )
         if step % 500 == 0 or step == steps:
             torch.save(
-                {"clip": clip.state_dict(), "optimizer": optimizer.state_dict(), "step": step},
+                {
+                    "learner": learner.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                },
                 state,
             )
 
 
 def attacked_half(
-    clip: CLIP, images: Tensor, batch: dict, texts: Tensor, names: Tensor, reach: float
+    clip: CLIP,
+    head: nn.Module,
+    images: Tensor,
+    batch: dict,
+    texts: Tensor,
+    names: Tensor,
+    reach: float,
 ) -> Tensor:
     """One FGSM step of `reach` (in units of [-1, 1]; Goodfellow et al. 2015) from a random start
     (Wong et al. 2020) on the pictures of every other person."""
     people = len(images) // 3
     chosen = torch.arange(0, people, 2)
     rows = torch.cat([chosen, chosen + people, chosen + 2 * people])
-    part = {"styles": batch["styles"][rows], "fits": batch["fits"][rows]}
+    part = {key: batch[key][rows] for key in ("styles", "fits", "factors")}
     clean = images[rows]
     start = (clean + reach * (2 * torch.rand_like(clean) - 1)).requires_grad_(True)
     clip.eval()  # the attack must not count into the batch statistics
     for p in clip.parameters():
         p.requires_grad_(False)
     (gradient,) = torch.autograd.grad(
-        total_loss(clip, start, part, texts.detach(), names.detach()), start
+        total_loss(clip, head, start, part, texts.detach(), names.detach()), start
     )
     for p in clip.parameters():
         p.requires_grad_(True)
@@ -305,11 +368,11 @@ def separation(scores: Tensor, labels: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("member", choices=list(MEMBERS))
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--people", type=int, default=4000, help="people in the pool of renders")
     parser.add_argument("--views", type=int, default=9, help="pictures of each")
     parser.add_argument(
-        "--epsilon", type=float, default=0.08, help="largest attack, in units of [-1, 1]"
+        "--epsilon", type=float, default=0.12, help="largest attack, in units of [-1, 1]"
     )
     parser.add_argument("--output", type=Path, help="file to write (default: the bundled one)")
     parser.add_argument(
@@ -324,7 +387,7 @@ def main() -> None:
     pool = Pool(args.people, args.views, SIZE, seed)
     train(
         clip,
-        Batches(pool, 43, vocabulary, seed),
+        Batches(pool, PEOPLE, vocabulary, seed),
         args.steps,
         args.work / f"clip-{args.member}.pt",
         args.epsilon,
