@@ -202,6 +202,7 @@ class WeightedSum(nn.Module):
 class Augmented(nn.Module):
     """A loss of `views` randomly changed copies of each picture instead of the picture itself.
 
+    Pictures are clamped to [-1, 1] first: CLIP is not pleased by what nobody sees.
     Source and adapted picture get the same change, so that their difference stays what it is; a
     direction that fools CLIP in one exact view rarely fools it in many. Random numbers come from a
     CPU generator of this object's own, set by `seed`: the same changes on every device.
@@ -288,6 +289,7 @@ class Augmented(nn.Module):
 
 
 def _change(images: Tensor, grid: Tensor, matrix: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+    images = images.clamp(-1, 1)  # as they are shown: nothing is gained by whiter than white
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     images = (matrix @ images.flatten(2) + offset).view_as(images)
     return images * mask
