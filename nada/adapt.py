@@ -57,6 +57,8 @@ class AdaptConfig:
         (a GPU adds the gradient's parts up in no fixed order).
     select_every: steps between choices of layers, 0 for one choice at the start.
     select_batch: latents for each choice. train_to_rgb: let the RGB outputs be candidates too.
+    train_noise: let the strengths of the noise train with their layers, as the original does; a
+        base without noise, such as the bundled one, would only learn grain.
     preview_every: steps between previews, 0 for none; there is one after the first step as well.
     preview_seeds, preview_psi: what the previews show, with `sample`'s meaning.
     """
@@ -73,6 +75,7 @@ class AdaptConfig:
     select_every: int = 0
     select_batch: int = 8
     train_to_rgb: bool = False
+    train_noise: bool = True
     preview_every: int = 0
     preview_seeds: tuple[int, ...] = (0, 1, 2, 3)
     preview_psi: float = 0.7
@@ -153,7 +156,7 @@ def adapt(
         loss_fn.seed(config.seed)
     names = layers = candidates(trainable, config.train_to_rgb)
     try:
-        freeze_all_but(trainable, names)
+        freeze_all_but(trainable, names, config.train_noise)
         trained = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
         last_good = [parameter.detach().clone() for parameter in trained]
         optimizer = torch.optim.Adam(trained, config.lr, (config.beta1, config.beta2))
@@ -161,7 +164,7 @@ def adapt(
             if select and step % (config.select_every or config.steps) == 0:
                 z = _draw_z(frozen, config.select_batch, random)
                 layers = tuple(select(trainable, z, names=names))
-                freeze_all_but(trainable, layers)
+                freeze_all_but(trainable, layers, config.train_noise)
             optimizer.param_groups[0]["lr"] = lr = config.lr_at(step)
             optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
             ws, noise = _draw_inputs(frozen, config, random)
@@ -263,10 +266,10 @@ class Preset:
 PRESETS = {
     "demo": Preset(
         AdaptConfig(
-            steps=80, batch=8, lr=0.03, final_lr=0.006, beta2=0.99, truncation_psi=0.9,
-            preview_every=5,
+            steps=60, batch=8, lr=0.006, final_lr=0.002, beta2=0.99, truncation_psi=0.9,
+            train_noise=False, preview_every=4,
         ),
-        guidance={"directional": 1.0, "global_": 2.0, "views": 2, "templates": ("{}",)},
+        guidance={"directional": 1.0, "global_": 1.0, "views": 2, "templates": ("{}",)},
         source="photo",
     ),
     "ffhq": Preset(

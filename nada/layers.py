@@ -24,11 +24,13 @@ def candidates(generator: Generator, to_rgb: bool = False) -> tuple[str, ...]:
     return (*generator.conv_names, *(generator.to_rgb_names if to_rgb else ()))
 
 
-def freeze_all_but(generator: Generator, names: Sequence[str]) -> None:
-    """Let exactly the parameters of the layers `names` have gradients."""
+def freeze_all_but(generator: Generator, names: Sequence[str], noise: bool = True) -> None:
+    """Let exactly the parameters of the layers `names` have gradients, the strength of their noise
+    only if `noise`."""
     generator.requires_grad_(False)
     for name in names:
-        generator.layer(name).requires_grad_(True)
+        for part, parameter in generator.layer(name).named_parameters():
+            parameter.requires_grad_(noise or part != "noise.weight")
 
 
 def row_of(generator: Generator) -> dict[str, int]:

@@ -176,6 +176,13 @@ def test_rgb_outputs_are_trained_when_asked(generator, loss):
     assert story[0].layers == candidates(generator, to_rgb=True)
 
 
+@pytest.mark.parametrize("noise", [True, False])
+def test_noise_strengths_are_trained_only_when_asked(generator, loss, noise):
+    adapted, _ = run(generator, loss, dataclasses.replace(QUICK, train_noise=noise))
+    strengths = {key for key in changed(generator, adapted) if key.endswith("noise.weight")}
+    assert len(strengths) == (len(generator.conv_names) if noise else 0)
+
+
 @pytest.mark.parametrize("chosen", [["convs.1"], ["conv1", "convs.3"], ["to_rgb1"]])
 def test_only_selected_layers_change(generator, loss, chosen):
     config = dataclasses.replace(QUICK, train_to_rgb=True)
