@@ -38,19 +38,21 @@ class Server:
             return False
 
 
-@contextlib.contextmanager
 def serve(folder: Path, clip: CLIP):
     """An app over a tiny generator of 16 pixels and `clip`, which then knows WORDS only."""
-    save_generator(tiny_generator(), folder / "generator.safetensors")
-    save_clip(clip.model, folder / "clip.safetensors", range(49408), WORDS)
+    generator, small = folder / "generator.safetensors", folder / "clip.safetensors"
+    save_generator(tiny_generator(), generator)
+    save_clip(clip.model, small, range(49408), WORDS)
+    return serve_app(folder, "--generator", str(generator), "--clip", str(small))
+
+
+@contextlib.contextmanager
+def serve_app(folder: Path, *arguments: str):
+    """The app with command-line arguments; what it writes goes to `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        *(sys.executable, "app.py", "--port", str(port), "--device", "cpu"),
-        *("--generator", str(folder / "generator.safetensors")),
-        *("--clip", str(folder / "clip.safetensors")),
-    ]
+    command = [sys.executable, "app.py", "--port", str(port), "--device", "cpu", *arguments]
     log = folder / "log"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "cache")}
     with log.open("w") as out:
