@@ -82,6 +82,14 @@ class PartlyStyled:
         return self.images[people].float() / 127.5 - 1
 
 
+def patches(n: int, size: int, generator: torch.Generator) -> Tensor:
+    """Smooth random masks [N, 1, size, size] in [0, 1] that cover any share of a picture."""
+    coarse = torch.randn(n, 1, 5, 5, generator=generator)
+    bias = 3 * torch.rand(n, 1, 1, 1, generator=generator) - 1.5
+    smooth = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
+    return torch.sigmoid(6 * (smooth + bias))
+
+
 def distort(images: Tensor, strength: float = 1.0, noise: float = 0.06) -> Tensor:
     """Random flip, shift, size, rotation, colour, cutout, blur and noise; [N, 3, S, S] in [-1, 1].
 

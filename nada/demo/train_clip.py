@@ -8,8 +8,8 @@ OpenAI's architecture at a fraction of the size. Five things are learnt at once:
   which is the very quantity that adaptation follows (StyleGAN-NADA, equation 2);
 - the person: a linear head must read the renderer's factors off the features, in every style.
   Where features say nothing about who is shown, following a direction wipes people out;
-- degrees: a picture with some of a style's cues, or with the style laid on too thin or too thick,
-  belongs to the style by just that share. Otherwise the loudest cue would do, and adaptation
+- degrees: a picture with some of a style's cues, in some places only, or laid on too thin or too
+  thick, belongs to the style by just that share. Otherwise the loudest cue would do, and adaptation
   would end in a caricature of it;
 - robustness: half of each batch is attacked by one gradient step (FGSM, ε growing over training),
   because a generator that is trained against CLIP is an attacker too.
@@ -37,7 +37,7 @@ from nada.demo.captions import (
     caption,
     style_caption,
 )
-from nada.demo.data import PartlyStyled, Pool, cosine_rate, distort
+from nada.demo.data import PartlyStyled, Pool, cosine_rate, distort, patches
 from nada.demo.render import FACTORS, Z_DIM, factors_of, render
 from nada.demo.styles import STYLES
 
@@ -141,27 +141,32 @@ class Batches:
     def _graded(self, person: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures [P, 3, S, S] with styles in part, and the shares of the styles in each [P, S].
 
-        One half has some of the cues of a style; the other is photo + α (style − photo), whose
-        share of the style rises to 1 at α = 1 and falls again beyond, where it is overdone.
+        Of three kinds: some of the cues of a style; a style in some places only; and
+        photo + α (style − photo), whose share rises to 1 at α = 1 and falls beyond, where the
+        style is overdone.
         """
-        half = self.people // 2
-        people = torch.randint(len(self.pool), (half,), generator=self.generator)
+        third = self.people // 3
+        people = torch.randint(len(self.pool), (third,), generator=self.generator)
         share = torch.zeros(self.people, len(STYLE_NAMES))
-        rows = torch.arange(half)
+        rows = torch.arange(third)
         share[rows, self.partly.styles[people]] = self.partly.shares[people]
         share[rows, 0] = 1 - self.partly.shares[people]
 
-        person, view = person[half:], view[half:]
-        rows = torch.arange(half, self.people)
-        alpha = 2.2 * torch.rand(len(rows), generator=self.generator)
+        person, view = person[third:], view[third:]
+        rows = torch.arange(third, self.people)
         photos = self.pool.pictures(person, torch.zeros_like(view))
         styled = self.pool.pictures(person, view)
-        laid_on = (photos + alpha.view(-1, 1, 1, 1) * (styled - photos)).clamp(-1, 1)
-        present = torch.where(alpha < 1, alpha, (1.6 - 0.6 * alpha).clamp(min=0))
-        share[rows, self.pool.styles[person, view]] = present
-        share[rows, 0] = torch.where(alpha < 1, 1 - alpha, 0.0)
+        mask = patches(third, SIZE, self.generator)
+        alpha = 2.2 * torch.rand(len(rows) - third, 1, 1, 1, generator=self.generator)
+        amount = torch.cat([mask, alpha.expand(-1, -1, SIZE, SIZE)])
+        mixed = (photos + amount * (styled - photos)).clamp(-1, 1)
+        mean = amount.mean((1, 2, 3))
+        share[rows, self.pool.styles[person, view]] = torch.where(
+            mean < 1, mean, (1.6 - 0.6 * mean).clamp(min=0)
+        )
+        share[rows, 0] = (1 - mean).clamp(min=0)
         share[rows] += (1 - share[rows].sum(1, keepdim=True)) / len(STYLE_NAMES)
-        return torch.cat([self.partly.pictures(people), laid_on]), share
+        return torch.cat([self.partly.pictures(people), mixed]), share
 
 
 def contrastive(images: Tensor, texts: Tensor, fits: Tensor, scale: Tensor) -> Tensor:
@@ -368,8 +373,8 @@ def separation(scores: Tensor, labels: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("member", choices=list(MEMBERS))
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--people", type=int, default=4000, help="people in the pool of renders")
+    parser.add_argument("--steps", type=int, default=2800)
+    parser.add_argument("--people", type=int, default=3000, help="people in the pool of renders")
     parser.add_argument("--views", type=int, default=9, help="pictures of each")
     parser.add_argument(
         "--epsilon", type=float, default=0.12, help="largest attack, in units of [-1, 1]"
