@@ -23,6 +23,7 @@ from pathlib import Path
 
 import gradio as gr
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -276,13 +277,14 @@ def pairs_of(run: Run) -> str | None:
 
 
 def draw(pictures: Tensor, columns: int) -> Image.Image:
-    """[N, 3, H, W] in [-1, 1] as one picture about PICTURE pixels wide, small ones smoothly."""
+    """[N, 3, H, W] in [-1, 1] as one picture about PICTURE pixels wide."""
+    scale = round(PICTURE / (columns * pictures.shape[-1]))
+    if scale > 1:  # small ones one by one: smooth inside, sharp where two meet
+        pictures = F.interpolate(pictures, scale_factor=scale, mode="bicubic")
     grid = image_grid(pictures, columns)
-    scale = PICTURE / grid.width
-    if scale > 1:  # by whole factors, so that all pictures get pixels alike
-        scale = max(1, round(scale))
-    size = (round(grid.width * scale), round(grid.height * scale))
-    return grid.resize(size, Image.Resampling.BICUBIC)
+    if grid.width > PICTURE * 1.5:
+        grid = grid.resize((PICTURE, round(grid.height * PICTURE / grid.width)), reducing_gap=2.0)
+    return grid
 
 
 def status(run: Run, hint: str = "") -> dict:
@@ -505,8 +507,8 @@ CSS = """
 .curve svg { display: block; width: 100%; height: 120px; }
 .curve polyline { fill: none; stroke: var(--color-accent); stroke-width: 2px;
   vector-effect: non-scaling-stroke; }
-.curve span { position: absolute; right: .5em; top: .1em; font-size: .75em;
-  color: var(--body-text-color-subdued); } .curve span + span { top: auto; bottom: .1em; }
+.curve span { position: absolute; right: .3em; top: .2em; padding: 0 .2em; font-size: .75em;
+  color: var(--body-text-color-subdued); background: var(--body-background-fill); } .curve span + span { top: auto; bottom: .2em; }
 """
 THEME = gr.themes.Default(
     primary_hue="teal",
