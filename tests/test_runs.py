@@ -1,0 +1,163 @@
+"""Runs in the background: every way to end, who owns what, and what is left behind."""
+
+import gc
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+import nada.runs
+from nada.adapt import PRESETS, DivergedError
+from nada.checkpoint import fingerprint
+from nada.clip import PromptError
+from nada.delta import Delta, blend
+from nada.runs import Job, Models, Runs
+from nada.sample import sample
+
+CONFIG = replace(PRESETS["demo"].config, steps=3, batch=2, select_batch=2, preview_every=1)
+PRESET = replace(PRESETS["demo"], config=CONFIG, k=2)
+JOB = Job("zombie", PRESET)
+
+
+def with_config(**changes) -> Job:
+    return Job("zombie", replace(PRESET, config=replace(CONFIG, **changes)))
+
+
+ENDLESS = with_config(steps=100_000)
+
+
+@pytest.fixture
+def models(generator, clip_tiny):
+    return Models(generator, [clip_tiny])
+
+
+@pytest.fixture
+def start(models):
+    """Start a job, in a register of runs and under a lock of the test's own."""
+    runs, turn = Runs(), threading.Lock()
+
+    def begin(job=JOB, owner="me"):
+        return runs.start(owner, job, models, turn)
+
+    begin.runs, begin.turn = runs, turn
+    yield begin
+    for owner in list(runs._runs):
+        runs.forget(owner)
+
+
+def finished(run):
+    assert run.finished.wait(60)
+    return run
+
+
+def stepped(run):
+    deadline = time.monotonic() + 60
+    while run.progress is None:
+        assert time.monotonic() < deadline and not run.finished.is_set(), run.error
+        time.sleep(0.01)
+    return run
+
+
+def test_a_run_leaves_a_domain_that_draws_what_it_showed(start, models):
+    before = fingerprint(models.generator)
+    run = finished(start())
+    assert (run.state, run.error, run.progress.step, len(run.losses)) == ("finished", None, 3, 3)
+    delta = Delta.load(run.domain)
+    assert delta.metadata["target"] == "zombie" and delta.metadata["steps_done"] == 3
+    adapted = blend(models.generator, [(delta, 1.0)])
+    assert torch.equal(run.after, sample(adapted, CONFIG.preview_seeds, CONFIG.preview_psi))
+    source = sample(models.generator, CONFIG.preview_seeds, CONFIG.preview_psi)
+    assert torch.equal(run.before, source) and not torch.equal(run.after, source)
+    assert fingerprint(models.generator) == before
+
+
+def test_a_stopped_run_keeps_what_it_has(start, models):
+    run = stepped(start(ENDLESS))
+    run.stop.set()
+    assert finished(run).state == "stopped" and 0 < run.progress.step < 100_000
+    delta = Delta.load(run.domain)
+    assert delta.metadata["steps_done"] == run.progress.step
+    adapted = blend(models.generator, [(delta, 1.0)])
+    assert torch.equal(run.after, sample(adapted, CONFIG.preview_seeds, CONFIG.preview_psi))
+
+
+def test_a_run_stopped_before_its_first_step_has_no_domain(start):
+    with start.turn:  # nobody gets to do anything
+        run = start()
+        run.stop.set()
+    assert finished(run).state == "stopped" and run.domain is None and run.progress is None
+    assert torch.equal(run.before, run.after)
+
+
+def test_the_clock_stops_a_run(start, monkeypatch):
+    monkeypatch.setattr(nada.runs, "MAX_SECONDS", 0.0)
+    assert finished(start(ENDLESS)).state == "stopped"
+
+
+def test_a_job_that_cannot_be_done_fails_with_its_reason(start):
+    run = finished(start(Job("", PRESET)))
+    assert run.state == "failed" and isinstance(run.error, PromptError) and run.domain is None
+
+
+def test_a_run_whose_numbers_explode_keeps_the_last_good_ones(start, monkeypatch):
+    factors = iter([1.0, 1.0, float("nan")])
+    monkeypatch.setattr(
+        nada.runs, "prepare", lambda *_: (lambda _, adapted: adapted.mean() * next(factors), None)
+    )
+    run = finished(start())
+    assert run.state == "failed" and isinstance(run.error, DivergedError)
+    delta = Delta.load(run.domain)  # refuses what is no number
+    assert delta.metadata["steps_done"] == 2 and delta.tensors
+
+
+def test_an_owner_has_one_run_and_nobody_elses(start):
+    first = stepped(start(ENDLESS, "one"))
+    other = stepped(start(ENDLESS, "two"))
+    second = start(JOB, "one")
+    assert finished(first).state == "stopped" and finished(second).state == "finished"
+    assert start.runs.get("one") is second and start.runs.get("two") is other
+    assert start.runs.get("three") is None and start.runs.get(None) is None
+    assert not other.stop.is_set()
+
+
+def test_only_the_latest_runs_are_remembered(start, monkeypatch):
+    monkeypatch.setattr(nada.runs, "MAX_RUNS", 2)
+    runs = [finished(start(owner=str(i))) for i in range(4)]
+    assert [start.runs.get(str(i)) for i in range(4)] == [None, None, *runs[2:]]
+    monkeypatch.setattr(nada.runs, "KEEP_SECONDS", -1.0)
+    start(owner="4")
+    assert start.runs.get("2") is None and start.runs.get("3") is None
+
+
+def test_a_forgotten_run_stops_and_takes_its_file_along(start):
+    run = stepped(start(ENDLESS))
+    start.runs.forget("me")
+    assert finished(run).state == "stopped" and run.domain.is_file()
+    domain = run.domain
+    del run
+    deadline = time.monotonic() + 10  # its thread may hold it a moment longer
+    while domain.exists() and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.05)
+    assert not domain.exists()
+
+
+def test_steps_wait_for_their_turn(start):
+    run = stepped(start(ENDLESS))
+    with start.turn:
+        step = run.progress.step
+        time.sleep(0.2)
+        assert run.progress.step <= step + 1  # the note of a step may come after its turn
+    run.stop.set()
+    assert finished(run).progress.step >= step
+
+
+def test_two_runs_at_once_do_not_change_each_others_results(start):
+    job = with_config(steps=6)
+    alone = Delta.load(finished(start(job, "one")).domain)
+    together = [start(job, owner) for owner in ("two", "three")]
+    for run in together:
+        tensors = Delta.load(finished(run).domain).tensors
+        assert all(torch.equal(tensors[key], alone.tensors[key]) for key in alone.tensors)
