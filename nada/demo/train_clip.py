@@ -402,14 +402,12 @@ def main() -> None:
     clip.model.float()
     figures = measure([clip])
     print(json.dumps({k: round(v, 3) for k, v in figures.items()}))
-    words = {
-        w.strip(",.").lower() for text in all_texts() for w in text.replace("-", " - ").split()
-    }
+    words = {word for text in all_texts() for word in clip.spoken_words(text)}
     save_clip(
         clip.model,
         args.output or CHECKPOINTS / FILES[args.member],
         vocabulary.ids,
-        words - {"", "-"},
+        words,
         {
             **{k: f"{v:.3f}" for k, v in figures.items()},
             "minutes": f"{(time.time() - started) / 60:.1f}",
