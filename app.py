@@ -13,7 +13,6 @@ import argparse
 import functools
 import html
 import logging
-import math
 import secrets
 import threading
 import time
@@ -68,13 +67,15 @@ class Range:
 
     def check(self, name: str, value) -> int | float:
         """The value as a number; BadInput if it is none or lies outside the bounds."""
+        kind = "a whole number" if self.whole else "a number"
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or (self.whole and value != int(value)):
-            kind = "a whole number" if self.whole else "a number"
+        if not number or value != value:
             raise BadInput(name, f"{self.label} is {shorten(value)}; {kind} was expected.")
         if not self.low <= value <= self.high:
-            low, high = self.low, self.high
-            raise BadInput(name, f"{self.label} is {value:g}; choose from {low} to {high}.")
+            bounds = f"choose from {self.low:.10g} to {self.high:.10g}."
+            raise BadInput(name, f"{self.label} is {shorten(value)}; {bounds}")
+        if self.whole and value != int(value):
+            raise BadInput(name, f"{self.label} is {shorten(value)}; {kind} was expected.")
         return int(value) if self.whole else float(value)
 
 
@@ -103,8 +104,8 @@ EXAMPLES = {
     "demo": [
         {"source": "photo", "target": target}
         for target in (
-            "pencil sketch", "anime painting", "Pixar cartoon", "zombie", "vampire",
-            "white walker", "devil", "robot",
+            "pencil sketch", "anime painting", "Pixar character", "zombie", "Shrek", "the joker",
+            "vampire", "devil", "white walker", "robot", "elf", "bronze statue", "neon lights",
         )
     ],
     "ffhq": [
@@ -133,6 +134,9 @@ def shorten(value) -> str:
     return f"“{text if len(text) <= 40 else text[:39] + '…'}”"
 
 
+SPOKEN = (BadInput, PromptError, DeltaError, DivergedError)  # errors that are sentences
+
+
 @contextmanager
 def sentences():
     """Let every error reach the visitor as a sentence; what nobody foresaw is logged by number."""
@@ -140,7 +144,7 @@ def sentences():
         yield
     except gr.Error:
         raise
-    except (BadInput, PromptError, DeltaError, DivergedError) as error:
+    except SPOKEN as error:
         raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
     except Exception as error:
         number = secrets.token_hex(4)
@@ -208,7 +212,7 @@ def check_job(models: Models, base: Preset, settings: dict) -> tuple[Job, str]:
         names = " or ".join(SELECTORS)
         raise BadInput("method", f"Method is {shorten(settings['method'])}; choose {names}.")
     if not isinstance(settings["to_rgb"], bool):
-        raise BadInput("to_rgb", f"RGB layers is {shorten(settings['to_rgb'])}; true or false.")
+        raise BadInput("to_rgb", f"RGB layers is {shorten(settings['to_rgb'])}; use true or false.")
     most = len(candidates(models.generator, settings["to_rgb"]))
     if numbers["k"] > most:
         raise BadInput("k", f"This generator has {most} layers to train: choose k up to {most}.")
@@ -271,7 +275,7 @@ def pairs_of(run: Run) -> str | None:
     rows = [row for row in (run.before, run.after) if row is not None]
     if not rows:
         return None
-    path = Path(run.folder.name) / f"pairs-{run.progress.step if run.progress else 0}.png"
+    path = Path(run.folder.name) / "pairs.png"  # gradio copies it before the next is drawn
     draw(torch.cat(rows), len(rows[0])).save(path)
     return str(path)
 
@@ -307,12 +311,13 @@ def message(run: Run) -> str:
     """How a run stands, in a sentence."""
     step, steps = (run.progress.step if run.progress else 0), run.job.preset.config.steps
     kept = "the domain file holds what was trained" if step else "nothing has changed"
+    reason = f"{run.error} " if isinstance(run.error, SPOKEN) else ""
     return {
         "starting": "Getting ready.",
         "running": f"Training: step {step} of {steps}.",
         "finished": f"Done: {steps} steps. The domain file is yours to keep.",
         "stopped": f"Stopped after {step} of {steps} steps; {kept}.",
-        "failed": f"Failed after {step} of {steps} steps; {kept}. {run.error}",
+        "failed": f"{reason}Failed after {step} of {steps} steps; {kept}.",
     }[run.state]
 
 
@@ -383,7 +388,7 @@ class Studio:
         hidden = wrong and wrong.field not in ("source", "target")
         return gr.update(open=True) if hidden else gr.skip()
 
-    def adapt(self, visitor: str | None, progress=gr.Progress(), **settings):  # noqa: B008
+    def adapt(self, visitor: str | None, **settings):
         """Train the generator towards the target prompt and stream how it goes.
 
         Each message has a picture (above the frozen generator, below the adapted one, the same
@@ -402,8 +407,6 @@ class Studio:
                     tick = TICK
                     if run.after is not drawn:
                         drawn, pairs = run.after, pairs_of(run)
-                    now = run.progress
-                    progress((now.step, now.steps) if now else None, desc=message(run))
                     yield visitor, pairs, *self.look(run, hint)
                 if run.error and not run.domain:
                     raise run.error
@@ -493,6 +496,7 @@ CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
 #title h1 { margin: .2em 0 0; } #title p { color: var(--body-text-color-subdued); margin: 0; }
 .gradio-container .html-container { padding: 0; }
+#chart .pending { opacity: 1; }
 .run p { margin: 0 0 .5em; font-weight: 600; } .run h4 { margin: 1em 0 .3em; }
 .run .bar { height: 8px; border-radius: 4px; background: var(--border-color-primary); }
 .run .bar div { height: 100%; border-radius: 4px; background: var(--color-accent);
@@ -508,7 +512,8 @@ CSS = """
 .curve polyline { fill: none; stroke: var(--color-accent); stroke-width: 2px;
   vector-effect: non-scaling-stroke; }
 .curve span { position: absolute; right: .3em; top: .2em; padding: 0 .2em; font-size: .75em;
-  color: var(--body-text-color-subdued); background: var(--body-background-fill); } .curve span + span { top: auto; bottom: .2em; }
+  color: var(--body-text-color-subdued); background: var(--body-background-fill); }
+.curve span + span { top: auto; bottom: .2em; }
 """
 THEME = gr.themes.Default(
     primary_hue="teal",
@@ -617,7 +622,7 @@ def adapt_part(base: str) -> tuple:
         labels = [f"{row['source']} → {row['target']}" for row in EXAMPLES[base]]
         gr.Examples(
             rows, [inputs[name] for name in columns], label="Examples", example_labels=labels,
-            **PRIVATE,
+            examples_per_page=20, **PRIVATE,
         )  # fmt: skip
     return inputs, start, stop, folded
 

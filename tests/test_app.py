@@ -84,20 +84,20 @@ def test_the_names_that_scripts_rely_on(client):
 
 
 def test_a_run_streams_and_ends_with_a_domain_file(client):
-    job = client.submit(**{**QUICK, "steps": 60, "batch": 8}, api_name="/adapt")
-    picture, status, file, chart = job.result(60)
+    job = client.submit(**{**QUICK, "steps": 300, "batch": 8}, api_name="/adapt")
+    picture, status, file, chart = job.result(120)
     told = [output[1] for output in job.outputs()]
     steps = [one["step"] for one in told]
-    assert len(told) > 2 and steps == sorted(steps) and 0 < steps[len(steps) // 2] <= 60
-    assert told[0]["state"] == "starting" and "running" in {one["state"] for one in told}
+    assert steps == sorted(steps) and len(set(steps)) > 2 and told[0]["state"] == "starting"
+    assert {one["state"] for one in told[1:-1]} <= {"starting", "running"}
     assert all(one["eta"] >= 0 for one in told if one["state"] == "running" and one["step"])
     assert set(status) == set(told[0])
-    assert status["state"] == "finished" and status["step"] == status["steps"] == 60
+    assert status["state"] == "finished" and status["step"] == status["steps"] == 300
     assert len(status["layers"]) == 2 and set(status["terms"]) == {"directional"}
     assert Image.open(picture).size == (896, 448)  # 4 seeds of 16 pixels, 14 times as large, twice
     assert "<svg" in chart and "convs" in chart
     delta = Delta.load(file)
-    assert delta.metadata["target"] == "pencil sketch" and delta.metadata["steps_done"] == 60
+    assert delta.metadata["target"] == "pencil sketch" and delta.metadata["steps_done"] == 300
 
 
 def test_one_seed_one_result_and_another_another(client):
@@ -162,18 +162,19 @@ BAD = {
     "markup": ({"target": "<img src=x onerror=alert(1)>"}, "never shown “img”"),
     "emoji": ({"target": "🙂"}, "never shown “🙂”"),
     "points": ({"target": "?!"}, "never shown"),
-    "k of 99": ({"k": 99}, "k: Layers k is 99; choose from 0 to 26"),
+    "k of 99": ({"k": 99}, "k: Layers k is “99”; choose from 0 to 26"),
     "k above this generator's": ({"k": 6}, "k: This generator has 5 layers"),
-    "steps of -1": ({"steps": -1}, "steps: Steps is -1; choose from 1 to 2000"),
-    "no steps": ({"steps": 0}, "steps: Steps is 0"),
+    "steps of -1": ({"steps": -1}, "steps: Steps is “-1”; choose from 1 to 2000"),
+    "no steps": ({"steps": 0}, "steps: Steps is “0”"),
     "half a step": ({"steps": 1.5}, "steps: Steps is “1.5”; a whole number"),
     "steps as text": ({"steps": "ten"}, "steps: Steps is “ten”; a whole number"),
     "a list": ({"steps": [4]}, "steps: Steps is “.4.”; a whole number"),
     "no number": ({"batch": None}, "batch: Batch is “None”"),
     "true for a number": ({"batch": True}, "batch: Batch is “True”"),
     "seed as text": ({"seed": "seven"}, "seed: Seed is “seven”"),
-    "negative seed": ({"seed": -5}, "seed: Seed is -5"),
-    "huge rate": ({"lr": 1e30}, "lr: Learning rate is 1e.30"),
+    "negative seed": ({"seed": -5}, "seed: Seed is “-5”"),
+    "huge rate": ({"lr": 1e30}, "lr: Learning rate is “1e.30”"),
+    "a huge number": ({"steps": 10**400}, "steps: Steps is “10000"),
     "unknown method": ({"method": "guess"}, "method: Method is “guess”; choose gradient or"),
     "method of another type": ({"method": {"a": 1}}, "method: Method is"),
     "to_rgb as text": ({"to_rgb": "yes"}, "to_rgb: RGB layers is “yes”"),
@@ -195,9 +196,9 @@ BAD_SAMPLES = {
     "backwards": ({"seeds": "9-3"}, "backwards"),
     "too many": ({"seeds": "1-100000"}, "more than 36"),
     "nothing": ({"seeds": None}, "seeds"),
-    "strength": ({"strength": 3}, "Strength is 3; choose from 0 to 1"),
+    "strength": ({"strength": 3}, "Strength is “3”; choose from 0 to 1"),
     "strength as text": ({"strength": "full"}, "Strength is “full”"),
-    "truncation": ({"truncation": -1}, "Truncation of samples is -1"),
+    "truncation": ({"truncation": -1}, "Truncation of samples is “-1”"),
 }
 
 
@@ -234,7 +235,7 @@ def test_files_of_the_server_are_out_of_reach(client, server):
     told = {"path": str(server.log), "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(f"{server.url}/gradio_api/file={server.log}")
-    assert "error" in call(server, "sample", {"seeds": "1", "domain_file": told})
+    assert "event: error" in call(server, "sample", {"seeds": "1", "domain_file": told})
 
 
 def call(server, name, arguments):
@@ -350,7 +351,8 @@ def test_a_full_queue_says_so(client, server):
 
 def test_twenty_runs_leave_memory_as_it_was(client, server):
     def run(number):
-        job = client.submit(**{**LONG, "steps": 30 + 970 * (number % 2)}, api_name="/adapt")
+        settings = {**LONG, "steps": 10 + 990 * (number % 2), "batch": 4}
+        job = client.submit(**settings, api_name="/adapt")
         if number % 2:
             started(job)
             job.cancel()
@@ -362,7 +364,7 @@ def test_twenty_runs_leave_memory_as_it_was(client, server):
     before = server.resident()
     for number in range(20):
         run(number)
-    assert server.resident() - before < 40
+    wait_for(lambda: server.resident() - before < 40)  # MB; the last one may still be ending
     assert server.process.poll() is None
 
 

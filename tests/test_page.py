@@ -1,5 +1,6 @@
 """The page as people use it: in Chromium, at the width of a desk and of a phone."""
 
+import re
 import shutil
 
 import pytest
@@ -52,8 +53,8 @@ def button(page, name: str):
 
 
 def field(page, label: str):
-    """The typed input of a label; a slider has another beside it."""
-    return page.get_by_label(label, exact=False).first
+    """The typed input of a label, which its hint follows; a slider has another beside it."""
+    return page.get_by_label(re.compile(rf"^\s*(number input for )?{label}\b")).first
 
 
 def shoot(page, name: str, folder) -> None:
@@ -119,10 +120,11 @@ def test_what_is_wrong_stands_at_its_field(page):
     field(page, "Target").fill("zombie")
     page.get_by_text("Settings").first.click()
     field(page, "Seed").fill("-5")
+    field(page, "Seed").press("Tab")
     page.get_by_text("Settings").first.click()
     expect(field(page, "Seed")).not_to_be_visible()
     button(page, "Adapt").click()
-    expect(refusal).to_have_text("Seed is -5; choose from 0 to 4294967295.")
+    expect(refusal).to_have_text("Seed is “-5”; choose from 0 to 4294967295.")
     field(page, "Seed").fill("5")
     field(page, "Steps").fill("2")
     button(page, "Adapt").click()

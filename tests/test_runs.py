@@ -13,6 +13,7 @@ from nada.adapt import PRESETS, DivergedError
 from nada.checkpoint import fingerprint
 from nada.clip import PromptError
 from nada.delta import Delta, blend
+from nada.generator import Generator
 from nada.runs import Job, Models, Runs
 from nada.sample import sample
 
@@ -161,3 +162,19 @@ def test_two_runs_at_once_do_not_change_each_others_results(start):
     for run in together:
         tensors = Delta.load(finished(run).domain).tensors
         assert all(torch.equal(tensors[key], alone.tensors[key]) for key in alone.tensors)
+
+
+def test_runs_leave_no_generator_behind(start):
+    def count():
+        gc.collect()
+        return sum(type(thing) is Generator for thing in gc.get_objects())
+
+    finished(start())
+    before = count()
+    for _ in range(5):
+        stepped(start(ENDLESS))  # stops the one before
+    start.runs.forget("me")
+    deadline = time.monotonic() + 30  # until the last one has seen that it should stop
+    while count() > before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert count() == before
