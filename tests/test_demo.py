@@ -190,7 +190,7 @@ def test_the_clip_script_trains_and_saves(tmp_path, member):
     out = tmp_path / "clip.safetensors"
     done = run_module(
         "nada.demo.train_clip", member, "--steps", "2", "--people", "48", "--views", "4",
-        "--output", str(out), "--work", str(tmp_path),
+        "--held-out", "3", "--output", str(out), "--work", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     clip = load_clip(out)
@@ -203,7 +203,8 @@ def test_the_clip_script_trains_and_saves(tmp_path, member):
 def test_the_judge_script_trains_and_saves(tmp_path):
     out = tmp_path / "judge.safetensors"
     done = run_module(
-        "nada.demo.judge", "--steps", "2", "--people", "40", "--output", str(out)
+        "nada.demo.judge", "--steps", "2", "--people", "40", "--held-out", "3",
+        "--output", str(out),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout.splitlines()[-1])) == {"clean", "pgd"}

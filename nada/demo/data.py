@@ -129,6 +129,26 @@ def distort(images: Tensor, strength: float = 1.0, noise: float = 0.06) -> Tenso
     return (images + level * torch.randn_like(images)).clamp(-1, 1)
 
 
+class Pace:
+    """Tells every `every` steps how a training loop gets on: smoothed loss, speed, time to go."""
+
+    def __init__(self, steps: int, every: int, done: int = 0, label: str = ""):
+        self.steps, self.every, self.done, self.label = steps, every, done, label
+        self.started, self.loss = time.time(), None
+
+    def __call__(self, step: int, loss: float) -> None:
+        """`step` steps are done, the last one with this loss."""
+        self.loss = loss if self.loss is None else 0.98 * self.loss + 0.02 * loss
+        if step % self.every and step != self.steps:
+            return
+        pace = (time.time() - self.started) / (step - self.done)
+        print(
+            f"{self.label}step {step}/{self.steps}  loss {self.loss:.4f}  "
+            f"{pace * 1e3:.0f} ms/step  eta {(self.steps - step) * pace / 60:.1f} min",
+            flush=True,
+        )
+
+
 def cosine_rate(step: int, steps: int, warmup: int) -> float:
     """Learning-rate factor: a linear warm-up, then half a cosine to 0."""
     if step < warmup:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nada.checkpoint import CHECKPOINTS, write_safetensors
 from nada.demo.captions import STYLE_NAMES
-from nada.demo.data import Pool, cosine_rate, distort
+from nada.demo.data import Pace, Pool, cosine_rate, distort
 from nada.demo.render import Z_DIM, render
 
 SIZE, PEOPLE, VIEWS, BATCH = 64, 2500, 10, 96
@@ -114,7 +114,7 @@ def attack(judge: Judge, images: Tensor, labels: Tensor, epsilon: float, steps: 
 def train(judge: Judge, pool: Pool, steps: int, epsilon: float, lr: float = 3e-3) -> None:
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.02)
     generator = torch.Generator().manual_seed(33)
-    started = time.time()
+    pace = Pace(steps, 200)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = lr * cosine_rate(step, steps, 50)
         images, labels = batch_of(pool, generator)
@@ -129,13 +129,7 @@ def train(judge: Judge, pool: Pool, steps: int, epsilon: float, lr: float = 3e-3
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        if (step + 1) % 200 == 0:
-            pace = (time.time() - started) / (step + 1)
-            print(
-                f"step {step + 1}/{steps}  loss {loss.item():.3f}  "
-                f"eta {(steps - step - 1) * pace / 60:.1f} min",
-                flush=True,
-            )
+        pace(step + 1, loss.item())
 
 
 def measure(judge: Judge, people: int = 40, seed: int = 77) -> dict[str, float]:
@@ -157,13 +151,14 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=PEOPLE)
     parser.add_argument("--epsilon", type=float, default=0.08, help="in units of [-1, 1]")
     parser.add_argument("--output", type=Path, default=CHECKPOINTS / "judge.safetensors")
+    parser.add_argument("--held-out", type=int, default=40, help="new people to measure on")
     args = parser.parse_args()
     started = time.time()
     torch.manual_seed(3)
     judge, pool = Judge(), Pool(args.people, VIEWS, SIZE, seed=3)
     train(judge, pool, args.steps, args.epsilon)
     judge.eval().requires_grad_(False)
-    figures = {k: f"{v:.3f}" for k, v in measure(judge).items()}
+    figures = {k: f"{v:.3f}" for k, v in measure(judge, args.held_out).items()}
     print(json.dumps(figures))
     state = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
     minutes = f"{(time.time() - started) / 60:.1f}"

@@ -37,7 +37,7 @@ from nada.demo.captions import (
     caption,
     style_caption,
 )
-from nada.demo.data import PartlyStyled, Pool, cosine_rate, distort, patches
+from nada.demo.data import Pace, PartlyStyled, Pool, cosine_rate, distort, patches
 from nada.demo.render import FACTORS, Z_DIM, factors_of, render
 from nada.demo.styles import STYLES
 
@@ -236,7 +236,7 @@ def train(
         learner.load_state_dict(saved["learner"])
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
-    started, first, running = time.time(), step, None
+    pace = Pace(steps, 100, step)
     while step < steps:
         for group in optimizer.param_groups:
             group["lr"] = lr * cosine_rate(step, steps, 100)
@@ -255,14 +255,7 @@ def train(
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         step += 1
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        if step % 100 == 0 or step == steps:
-            pace = (time.time() - started) / (step - first)
-            print(
-                f"step {step}/{steps}  loss {running:.3f}  {pace * 1e3:.0f} ms/step  "
-                f"eta {(steps - step) * pace / 60:.1f} min",
-                flush=True,
-            )
+        pace(step, loss.item())
         if step % 500 == 0 or step == steps:
             torch.save(
                 {
@@ -383,6 +376,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("build"), help="folder of the resumable state"
     )
+    parser.add_argument("--held-out", type=int, default=40, help="new people to measure on")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     started = time.time()
@@ -400,7 +394,7 @@ def main() -> None:
     clip.requires_grad_(False).eval()
     expanded(clip.model, vocabulary)
     clip.model.float()
-    figures = measure([clip])
+    figures = measure([clip], args.held_out)
     print(json.dumps({k: round(v, 3) for k, v in figures.items()}))
     words = {word for text in all_texts() for word in clip.spoken_words(text)}
     save_clip(

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nada.checkpoint import CHECKPOINTS, save_generator
+from nada.demo.data import Pace
 from nada.demo.render import FACTORS, Z_DIM, factors_of, render
 from nada.generator import Generator, GeneratorConfig
 
@@ -132,7 +133,7 @@ def train_stage(
             ema.load_state_dict(saved["ema"])
             optimizer.load_state_dict(saved["optimizer"])
             step = saved["step"]
-    started, seen, running = time.time(), step, None
+    pace = Pace(steps, 200, step, f"{size:4d}px ")
     while step < steps:
         progress = step / steps
         low = 0.0 if final else 0.4  # earlier sizes keep moving; the last one settles
@@ -153,14 +154,7 @@ def train_stage(
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(generator.parameters()), 1 - decay)
         step += 1
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        if step % 200 == 0 or step == steps:
-            pace = (time.time() - started) / (step - seen)
-            print(
-                f"{size:4d}px step {step}/{steps}  loss {running:.4f}  {pace * 1e3:.0f} ms/step  "
-                f"eta {(steps - step) * pace / 60:.1f} min",
-                flush=True,
-            )
+        pace(step, loss.item())
         if step % 1000 == 0 or step == steps:
             torch.save(
                 {
