@@ -13,6 +13,7 @@ ARGUMENTS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 WIDTHS = {"desk": 1280, "phone": 390}
+PAUSE = 1000  # ms, about a person's: what was folded takes up typing only some time after it shows
 SLOW = 60_000  # ms; a busy machine, not a slow page
 
 
@@ -71,6 +72,8 @@ def test_a_visit(page, tmp_path, server):
     expect(field(page, "Target")).to_have_value("zombie")
     expect(field(page, "Source")).to_have_value("face")
     page.get_by_text("Settings").first.click()
+    expect(field(page, "Steps")).to_be_visible()
+    page.wait_for_timeout(PAUSE)
     field(page, "Steps").fill("2000")
 
     button(page, "Adapt").click()
@@ -119,8 +122,13 @@ def test_what_is_wrong_stands_at_its_field(page):
         expect(refusal).to_contain_text(sentence)
     field(page, "Target").fill("zombie")
     page.get_by_text("Settings").first.click()
+    expect(field(page, "Seed")).to_be_visible()
+    page.wait_for_timeout(PAUSE)
+    field(page, "Seed").click()
     field(page, "Seed").fill("-5")
     field(page, "Seed").press("Tab")
+    page.wait_for_timeout(PAUSE)
+    expect(field(page, "Seed")).to_have_value("-5")
     page.get_by_text("Settings").first.click()
     expect(field(page, "Seed")).not_to_be_visible()
     button(page, "Adapt").click()
