@@ -214,6 +214,8 @@ def check_job(models: Models, base: Preset, settings: dict) -> tuple[Job, str]:
     if not isinstance(settings["to_rgb"], bool):
         raise BadInput("to_rgb", f"RGB layers is {shorten(settings['to_rgb'])}; use true or false.")
     most = len(candidates(models.generator, settings["to_rgb"]))
+    if numbers["k"] == base.k:  # the preset's own number, made for larger generators
+        numbers["k"] = min(base.k, most)
     if numbers["k"] > most:
         raise BadInput("k", f"This generator has {most} layers to train: choose k up to {most}.")
     if not any(numbers[name] for name in ("directional", "global_")):

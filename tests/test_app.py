@@ -106,6 +106,11 @@ def test_one_seed_one_result_and_another_another(client):
     assert any(not torch.equal(first.tensors[key], other.tensors[key]) for key in other.tensors)
 
 
+def test_the_presets_own_k_fits_itself_to_a_small_generator(client):
+    _, status, _, _ = client.predict("photo", "zombie", steps=2, api_name="/adapt")
+    assert len(status["layers"]) == 5  # all there are, of the preset's 10
+
+
 def test_settings_reach_the_run(client):
     settings = {"method": "w_shift", "to_rgb": True, "k": 5, "global_": 2.0, "in_domain": 0.5,
                 "select_every": 2, "lr": 0.01, "truncation": 0.5}
