@@ -81,17 +81,18 @@ class Run:
                 trainable = copy.deepcopy(self.models.generator)
                 self.before = self._sample(trainable)
                 parts = prepare(self.models.clips, preset.source, self.job.target, preset)
-            self._train(trainable, *parts)
+            end = self._train(trainable, *parts)
             with self.turn:
                 self.after = self._sample(trainable)
                 self.domain = self._save(trainable) if self.progress else None
+            self.state = end  # only now: who reads of the end finds the file
         except Exception as error:  # whoever reads the run must learn of it, whatever it is
             self.state, self.error = "failed", error
         finally:
             self.finished.set()
 
-    def _train(self, trainable: Generator, loss, select) -> None:
-        """Take steps until they end, or somebody or the clock says stop."""
+    def _train(self, trainable: Generator, loss, select) -> str:
+        """Take steps until they end, or somebody or the clock says stop; how it ended."""
         steps = adapt(self.models.generator, trainable, loss, self.job.preset.config, select)
         self.state = "running"
         try:
@@ -99,13 +100,13 @@ class Run:
                 with self.turn:
                     progress = next(steps, None)
                 if progress is None:
-                    self.state = "finished"
-                    return
+                    return "finished"
                 self._note(progress)
                 time.sleep(0.001)  # the lock is not fair: let whoever waits for it have a turn
-            self.state = "stopped"
+            return "stopped"
         except DivergedError as error:  # the last good weights are left, and worth keeping
-            self.state, self.error = "failed", error
+            self.error = error
+            return "failed"
         finally:
             steps.close()
 
