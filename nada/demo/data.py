@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nada.demo.captions import STYLE_NAMES, attributes_of
+from nada.demo.captions import ATTRIBUTES, STYLE_NAMES, attributes_of
 from nada.demo.render import Z_DIM, blur, factors_of, portrait
 from nada.demo.styles import STYLES, draw_partly
 
@@ -30,7 +30,7 @@ class Pool:
             [torch.zeros(people, 1, dtype=torch.long), order[:, : views - 1]], 1
         )
         self.images = torch.empty(people, views, 3, size, size, dtype=torch.uint8)
-        self.attributes = torch.empty(people, views, 18, dtype=torch.int8)
+        self.attributes = torch.empty(people, views, len(ATTRIBUTES), dtype=torch.int8)
         started = time.time()
         with torch.no_grad():
             for index, name in enumerate(STYLE_NAMES):

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import time
 from pathlib import Path
 
@@ -26,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nada.checkpoint import CHECKPOINTS, save_generator
-from nada.demo.data import Pace
+from nada.demo.data import Pace, cosine_rate
 from nada.demo.render import FACTORS, Z_DIM, factors_of, render
 from nada.generator import Generator, GeneratorConfig
 
@@ -135,11 +134,8 @@ def train_stage(
             step = saved["step"]
     pace = Pace(steps, 200, step, f"{size:4d}px ")
     while step < steps:
-        progress = step / steps
         low = 0.0 if final else 0.4  # earlier sizes keep moving; the last one settles
-        rate = min(1.0, (step + 1) / 100) * (
-            low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
-        )
+        rate = min(1.0, (step + 1) / 100) * (low + (1 - low) * cosine_rate(step, steps, 0))
         for group, lr in zip(optimizer.param_groups, base):
             group["lr"] = lr * rate
         z = latents(first + step, BATCH).to(device)
