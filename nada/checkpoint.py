@@ -1,30 +1,74 @@
-"""Generators on disk: the bundled one, safetensors files, and PyTorch files in the common layout.
+"""Generators from any file: bundled, local or on the Hub; PyTorch's, safetensors or NVIDIA's.
 
-A file is never trusted: pickles are read with `weights_only=True`, and everything that could be
-wrong with one ends in a `CheckpointError` whose sentence says what it is and what to do.
+A file is never trusted: no code in it is run, nothing is read that is not needed, and everything
+that could be wrong with one ends in a `CheckpointError` whose sentence says what it is and what to
+do. Tensors are read one at a time, so that loading needs little more memory than the weights.
 """
 
-import argparse
 import hashlib
-import os
-import tempfile
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from nada.catalogue import Place, locate
+from nada.files import (
+    CHECKPOINTS,
+    CheckpointError,
+    refuse_stand_ins,
+    short,
+    write_safetensors,
+    written_whole,
+)
 from nada.generator import Generator, GeneratorConfig, blur_kernel
+from nada.hub import Report
+from nada.nvidia import generator_state, holds_generator
+from nada.parts import LazyTensor
+from nada.pickles import reading_pickle
 
-CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
-BUNDLED = {"demo": CHECKPOINTS / "generator.safetensors"}
+__all__ = [
+    "CHECKPOINTS",
+    "CheckpointError",
+    "Contents",
+    "fingerprint",
+    "load_generator",
+    "pick_device",
+    "read_contents",
+    "save_generator",
+    "sha256",
+    "write_safetensors",
+]
+
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}  # of safetensors
 
 
-class CheckpointError(ValueError):
-    """A file that is no usable generator; the message is a sentence for the user."""
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds of a generator, still in the file.
+
+    state: the state dict, in our names.
+    latent_avg: [w_dim], or None where the file has none.
+    layout: what kind of file it is, in words.
+    """
+
+    state: Mapping[str, LazyTensor]
+    latent_avg: object
+    layout: str
 
 
 def pick_device(name: str) -> torch.device:
@@ -40,20 +84,28 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"The device {name!r} cannot be used ({_short(error)}); 'auto' takes what there is."
+            f"The device {name!r} cannot be used ({short(error)}); 'auto' takes what there is."
         ) from error
     return torch.device(name)
 
 
-def load_generator(source: str | Path, device: str | torch.device = "cpu") -> Generator:
+def load_generator(
+    source: str | Path | Place,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    sha256: str | None = None,
+    progress: Report | None = None,
+) -> Generator:
     """A trained generator, in evaluation mode and without gradients.
 
     Args:
-        source: "demo" for the bundled one; or the path of a safetensors file; or of a PyTorch file
-            with `g_ema`, `g` or the bare state dict, and `latent_avg` or not. Any size from 4 to
-            1024. Without `latent_avg` the mean latent is computed over 4096 z; noise buffers that
+        source: "demo" for the bundled one; "ffhq" and "org/repo[:file][@revision]" for the Hub; a
+            path; a `Place` from `locate`. The file is safetensors, or PyTorch's with `g_ema`, `g`
+            or the bare state dict, or NVIDIA's pickle of StyleGAN2 or StyleGAN2-ADA. Any size from
+            4 to 1024. Without a mean latent in it that is computed over 4096 z; noise buffers that
             an old file lacks are drawn from a fixed seed.
         device: where to put it.
+        revision, sha256, progress: see `locate`.
 
     Returns:
         A `Generator` in float32.
@@ -61,46 +113,110 @@ def load_generator(source: str | Path, device: str | torch.device = "cpu") -> Ge
     Raises:
         CheckpointError: no such file, or no StyleGAN2 generator in it.
     """
-    path = BUNDLED.get(str(source), Path(source))
-    contents = _read(path)
-    state, latent_avg = _generator_state(contents)
-    try:
-        generator = _build(state)
-        if latent_avg is None:
-            generator.update_mean_latent()
-        else:
-            generator.mean_latent.copy_(_mean_latent(latent_avg, generator.w_dim))
-    except ValueError as error:
-        raise CheckpointError(f"{path.name}: {error}") from error
+    path = locate(source, revision, sha256, progress).path
+    with read_contents(path) as contents:
+        try:
+            generator = _build(contents.state, path.stat().st_size)
+            if contents.latent_avg is None:
+                generator.update_mean_latent()
+            else:
+                generator.mean_latent.copy_(_mean_latent(contents.latent_avg, generator.w_dim))
+        except ValueError as error:
+            raise CheckpointError(f"{path.name}: {error}") from error
     return generator.eval().requires_grad_(False).to(device)
 
 
-def save_generator(
-    generator: Generator, path: str | Path, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write a generator as safetensors: weights in float16, and its mean latent as `latent_avg`.
+@contextmanager
+def read_contents(path: Path) -> Iterator[Contents]:
+    """What the file at `path` holds; its tensors can be read until the context ends.
 
     Raises:
-        ValueError: a weight does not fit float16.
+        CheckpointError: a file of another kind, or a damaged one.
     """
-    tensors = {key: value.half() for key, value in generator.state_dict().items()}
+    if not path.is_file():
+        raise CheckpointError(f"There is no generator file {str(path)!r}: check the path.")
+    refuse_stand_ins(path)
+    if path.suffix == ".safetensors":
+        state = _lazy_safetensors(path)
+        mean = state.pop("latent_avg", None)
+        yield Contents(state, mean, "a safetensors file")
+        return
+    with reading_pickle(path) as contents:
+        yield _pytorch(contents, path)
+
+
+def _pytorch(contents: object, path: Path) -> Contents:
+    try:
+        if holds_generator(contents):
+            return Contents(*generator_state(contents))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error}") from error
+    if not isinstance(contents, dict):
+        raise CheckpointError(
+            f"{path.name} holds one {type(contents).__name__}; a dict of tensors was expected."
+        )
+    for name in ("g_ema", "g"):
+        if isinstance(contents.get(name), dict):
+            layout = f"a PyTorch file with {name!r}"
+            return Contents(contents[name], contents.get("latent_avg"), layout)
+    state = {key: value for key, value in contents.items() if key != "latent_avg"}
+    return Contents(state, contents.get("latent_avg"), "a PyTorch file of one state dict")
+
+
+def _lazy_safetensors(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a file that the library has found sound: lengths, offsets and all."""
+
+    def read(key: str) -> Tensor:
+        # opened for each tensor: one mapping for all would stay in memory beside the copies
+        with safe_open(path, "pt") as file:
+            return file.get_tensor(key).clone()
+
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}
+            return {
+                key: LazyTensor(
+                    tuple(piece.get_shape()),
+                    TYPES.get(piece.get_dtype(), piece.get_dtype()),
+                    lambda key=key: read(key),
+                )
+                for key, piece in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path.name} is not a readable safetensors file ({short(error)}); "
+            "it may be cut off: copy or download it again."
+        ) from error
+
+
+def save_generator(
+    generator: Generator,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a generator and its mean latent as `latent_avg`, whole or not at all.
+
+    Args:
+        generator: in float32.
+        path: ".pt" and ".pth" give PyTorch's common layout, with `g_ema`; all else safetensors.
+        metadata: texts to keep in a safetensors file.
+        dtype: of the weights in the file.
+
+    Raises:
+        ValueError: a weight does not fit `dtype`.
+    """
+    tensors = {key: value.to(dtype).cpu() for key, value in generator.state_dict().items()}
     for key, value in tensors.items():
         if not value.isfinite().all():
-            raise ValueError(f"{key!r} holds numbers that float16 cannot; nothing was saved.")
-    write_safetensors({**tensors, "latent_avg": generator.mean_latent}, path, metadata or {})
-
-
-def write_safetensors(
-    tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]
-) -> None:
-    """Write the file whole or not at all: beside its place first, then moved there."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        unfinished = Path(folder) / path.name
-        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        safetensors.torch.save_file(plain, unfinished, dict(metadata))
-        os.replace(unfinished, path)
+            name = str(dtype).removeprefix("torch.")
+            raise ValueError(f"{key!r} holds numbers that {name} cannot; nothing was saved.")
+    mean = generator.mean_latent.cpu()
+    if Path(path).suffix in (".pt", ".pth"):
+        with written_whole(path) as unfinished:
+            torch.save({"g_ema": tensors, "latent_avg": mean}, unfinished)
+    else:
+        write_safetensors({**tensors, "latent_avg": mean}, path, metadata or {})
 
 
 def sha256(tensors: Mapping[str, Tensor], *texts: str) -> str:
@@ -120,107 +236,73 @@ def fingerprint(generator: Generator) -> str:
     return sha256(generator.state_dict())
 
 
-def _read(path: Path) -> dict:
-    """The contents of a file: tensors by name, or whatever dict a PyTorch file holds."""
-    if not path.is_file():
-        raise CheckpointError(
-            f"There is no generator file {str(path)!r}; give 'demo' or the path of a .pt or "
-            ".safetensors file."
-        )
-    with path.open("rb") as file:
-        head = file.read(64).lstrip()
-    if head.startswith(b"<"):
-        raise CheckpointError(
-            f"{path.name} is a web page, not a generator: the download went wrong. "
-            "Download the file itself again."
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{path.name} is only a Git LFS pointer; fetch the file itself with `git lfs pull`."
-        )
-    contents = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if not isinstance(contents, dict):
-        raise CheckpointError(
-            f"{path.name} holds one {type(contents).__name__}; a dict of tensors was expected."
-        )
-    return contents
+# From tensors to a generator
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path.name} is not a readable safetensors file ({_short(error)}); "
-            "it may be cut off: copy or download it again."
-        ) from error
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        # training scripts store their command line beside the weights: a bag of plain values
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except Exception as error:  # unpickling what anyone wrote can raise anything
-        raise CheckpointError(
-            f"{path.name} cannot be read as a PyTorch file of tensors ({_short(error)}); "
-            "a .pt file with 'g_ema' or a .safetensors file was expected."
-        ) from error
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120].rstrip(". ")
-
-
-def _generator_state(contents: dict) -> tuple[dict, object]:
-    """The generator's own entries (its moving average where there is one) and `latent_avg`."""
-    for name in ("g_ema", "g"):
-        if isinstance(contents.get(name), dict):
-            return contents[name], contents.get("latent_avg")
-    state = {key: value for key, value in contents.items() if key != "latent_avg"}
-    return state, contents.get("latent_avg")
-
-
-def _build(state: dict) -> Generator:
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"The entry {key!r} is of type {type(value).__name__} and not a tensor; "
-                "give the generator's state dict, alone or as 'g_ema'."
-            )
+def _build(state: Mapping[str, LazyTensor], size: int) -> Generator:
+    """A generator of `state`, which comes from a file of `size` bytes."""
+    _check_kinds(state, size)
     config = GeneratorConfig.from_state_dict(state)
     with torch.device("meta"):
         generator = Generator(config)
     expected = generator.state_dict()
-    state = {**_fixed_buffers(expected, state), **state}
     _compare(expected, state)
-    state = {key: value.to(torch.float32, copy=True).contiguous() for key, value in state.items()}
-    for key, value in state.items():
-        if not value.isfinite().all():
-            raise ValueError(f"{key!r} holds nan or infinity: the file is damaged or diverged.")
-    generator.load_state_dict(state, assign=True)
+    rng = torch.Generator().manual_seed(0)
+    tensors = {
+        key: _weights(key, state[key]) if key in state else _fixed_buffer(key, value, rng)
+        for key, value in expected.items()
+    }
+    generator.load_state_dict(tensors, assign=True)
     generator.mean_latent = torch.zeros(config.w_dim)
     return generator
 
 
-def _fixed_buffers(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict:
+def _check_kinds(state: Mapping[str, object], size: int) -> None:
+    for key, value in state.items():
+        if not isinstance(value, LazyTensor):
+            raise ValueError(
+                f"The entry {key!r} is of type {type(value).__name__} and not a tensor; "
+                "give the generator's state dict, alone or as 'g_ema'."
+            )
+        if not getattr(value.dtype, "is_floating_point", False):
+            raise ValueError(
+                f"{key!r} is of type {str(value.dtype).removeprefix('torch.')}; "
+                "floating-point numbers were expected."
+            )
+    if not any(str(key).startswith(("style.", "conv1.", "convs.")) for key in state):
+        names = ", ".join(repr(key) for key in list(state)[:3])
+        raise ValueError(
+            f"Not a StyleGAN2 generator: it holds {len(state)} tensors, such as {names}; "
+            "the names style, input, conv1, to_rgb1, convs, to_rgbs, noises were expected."
+        )
+    claimed = sum(value.nbytes for value in state.values())
+    if claimed > size:
+        raise ValueError(f"Its tensors claim {claimed} bytes, and the whole file has {size}.")
+
+
+def _weights(key: str, value: LazyTensor) -> Tensor:
+    tensor = value.read().to(torch.float32)
+    # a sum is ten times as fast to take, and no finite one hides nan or infinity
+    if not tensor.sum().isfinite() and not tensor.isfinite().all():
+        raise ValueError(f"{key!r} holds nan or infinity: the file is damaged or diverged.")
+    return tensor
+
+
+def _fixed_buffer(key: str, value: Tensor, rng: torch.Generator) -> Tensor:
     """What some files leave out because it is not learnt: blur filters, and noise in old ones."""
-    rng = torch.Generator().manual_seed(0)
-    missing = {key: value for key, value in expected.items() if key not in state}
-    blurs = {key: blur_kernel() for key in missing if key.endswith(".kernel")}
-    noises = {
-        key: torch.randn(value.shape, generator=rng, device="cpu")
-        for key, value in missing.items()
-        if key.startswith("noises.")
-    }
-    return blurs | noises
+    if key.endswith(".kernel"):
+        return blur_kernel()
+    return torch.randn(value.shape, generator=rng, device="cpu")
 
 
-def _compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+def _may_be_missing(key: str) -> bool:
+    return key.endswith(".kernel") or key.startswith("noises.")
+
+
+def _compare(expected: Mapping[str, Tensor], state: Mapping[str, LazyTensor]) -> None:
     """Raise a ValueError that names the first few of the tensors that do not fit."""
-    wrong = [f"{key!r} is missing" for key in expected if key not in state]
+    missing = [key for key in expected if key not in state and not _may_be_missing(key)]
+    wrong = [f"{key!r} is missing" for key in missing]
     wrong += [f"{key!r} does not belong" for key in state if key not in expected]
     wrong += [
         f"{key!r} is {list(state[key].shape)} instead of {list(value.shape)}"
@@ -236,7 +318,7 @@ def _compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Non
 
 
 def _mean_latent(latent_avg: object, w_dim: int) -> Tensor:
-    if not isinstance(latent_avg, Tensor) or latent_avg.numel() != w_dim:
-        got = list(latent_avg.shape) if isinstance(latent_avg, Tensor) else type(latent_avg)
+    if not isinstance(latent_avg, LazyTensor) or latent_avg.shape not in ((w_dim,), (1, w_dim)):
+        got = list(latent_avg.shape) if isinstance(latent_avg, LazyTensor) else type(latent_avg)
         raise ValueError(f"'latent_avg' is {got}; one vector of {w_dim} numbers was expected.")
-    return latent_avg.float().reshape(-1)
+    return _weights("latent_avg", latent_avg).reshape(-1)

@@ -9,8 +9,8 @@ The package is imported on first use, so that `import nada` stays cheap and down
 import functools
 import string
 import unicodedata
-import urllib.error
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,7 +18,11 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from nada.checkpoint import CHECKPOINTS, write_safetensors
+from nada.downloads import download
+from nada.files import CHECKPOINTS, file_digest, write_safetensors
+from nada.hub import Report
+from nada.parts import LazyTensor
+from nada.pickles import Foreign, reading_pickle
 
 VOCABULARY = 49408
 START, END = VOCABULARY - 2, VOCABULARY - 1  # the marker tokens around every prompt
@@ -167,12 +171,13 @@ def clean(prompt: str) -> str:
 # Loading and saving
 
 
-def load_clip(name_or_path: str | Path, device="cpu") -> CLIP:
+def load_clip(name_or_path: str | Path, device="cpu", progress: Report | None = None) -> CLIP:
     """A frozen CLIP in evaluation mode.
 
     name_or_path: "demo" or "demo-vit" (bundled), an OpenAI name such as "ViT-B/32" (downloaded
-    once, its sha256 checked by the `clip` package), or a file: .safetensors in OpenAI's names, or
-    OpenAI's own .pt. ValueError with a sentence when there is no such model or it cannot be read.
+    once, its sha256 checked), or a file: .safetensors in OpenAI's names, or OpenAI's own .pt.
+    progress: called while downloading, as `nada.downloads.download` says.
+    ValueError with a sentence when there is no such model or it cannot be read.
     """
     name = str(name_or_path).strip()
     path = bundled_path(name) if name in BUNDLED else Path(name)
@@ -180,17 +185,17 @@ def load_clip(name_or_path: str | Path, device="cpu") -> CLIP:
     if path.suffix == ".safetensors":
         clip = _load_safetensors(path, shown)
     else:
-        clip = CLIP(_load_openai(name), shown)
+        clip = CLIP(_load_openai(name, progress), shown)
     return clip.requires_grad_(False).eval().to(device)
 
 
-def load_clips(spec: str, device="cpu") -> list[CLIP]:
+def load_clips(spec: str, device="cpu", progress: Report | None = None) -> list[CLIP]:
     """The models of an ensemble, "ViT-B/32+ViT-B/16"; "demo" stands for all bundled ones."""
     names = []
     for name in (part.strip() for part in str(spec).split("+")):
         here = [bundled for bundled in BUNDLED if bundled_path(bundled).is_file()]
         names += here if name == "demo" and here else [name]
-    return [load_clip(name, device) for name in dict.fromkeys(names)]
+    return [load_clip(name, device, progress) for name in dict.fromkeys(names)]
 
 
 def save_clip(model: nn.Module, path: str | Path, token_ids, words, metadata: dict | None = None):
@@ -246,35 +251,50 @@ def _expand_tokens(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _load_openai(name: str) -> nn.Module:
-    package = openai_clip()
-    if name not in package.available_models() and not Path(name).is_file():
-        known = ", ".join([*BUNDLED, *package.available_models()])
+def _load_openai(name: str, progress: Report | None) -> nn.Module:
+    models = openai_clip().clip._MODELS
+    if name not in models and not Path(name).is_file():
+        known = ", ".join([*BUNDLED, *models])
         raise ValueError(f"There is no CLIP model “{name}”: use a file or one of {known}.")
+    path = _downloaded(name, models[name], progress) if name in models else Path(name)
     try:
-        if name in package.available_models():
-            return package.load(name, device="cpu")[0].float()
-        return build(_read_torch(name))
-    except urllib.error.URLError as error:
-        raise ValueError(
-            f"CLIP model {name} could not be downloaded ({error.reason}): "
-            "connect to the internet once, or use the bundled “demo”."
-        ) from error
-    except Exception as error:  # torch.jit and pickle raise nearly anything on a foreign file
+        return build(_read_torch(path))
+    except Exception as error:  # a foreign file can be wrong in any way
         raise ValueError(
             f"CLIP model {name} could not be read ({_reason(error)}): get the file again."
         ) from error
 
 
-def _read_torch(path: str) -> dict[str, Tensor]:
+def _downloaded(name: str, url: str, progress: Report | None) -> Path:
+    """OpenAI's file, whose address holds its checksum; its own package may have left it here."""
+    sha256, file = url.split("/")[-2:]
+    left = Path.home() / ".cache" / "clip" / file
+    if left.is_file() and file_digest(left) == sha256:
+        return left
+    return download(url, sha256, f"CLIP model {name}", progress)
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
     """The state dict in OpenAI's .pt, a TorchScript archive, or in a plain one."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            state = torch.jit.load(path, map_location="cpu").state_dict()
-    except RuntimeError:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    return {key: value.float() for key, value in state.items() if key not in SCALARS}
+    with reading_pickle(path) as contents:
+        lazy = dict(_tensors(contents, ""))
+        return {
+            key: value.read().float()
+            for key, value in lazy.items()
+            if key not in SCALARS and not key.endswith("attn_mask")  # the one that is no weight
+        }
+
+
+def _tensors(contents: object, name: str) -> Iterator[tuple[str, LazyTensor]]:
+    """All tensors of a state dict, or of TorchScript's modules within modules, by dotted names."""
+    inside = contents.state if isinstance(contents, Foreign) else contents
+    if name.count(".") > 9 or not isinstance(inside, dict):
+        raise ValueError(f"it holds a {type(contents).__name__} and not tensors by their names")
+    for key, value in inside.items():
+        if isinstance(value, LazyTensor):
+            yield f"{name}{key}", value
+        elif isinstance(value, Foreign):
+            yield from _tensors(value, f"{name}{key}.")
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Every form in which generators are found on disk, and every way in which a file can be wrong."""
 
 import argparse
+import json
 import pickle
 import struct
 import zipfile
@@ -150,8 +151,14 @@ def write_bytes(path, contents):
     path.write_bytes(contents)
 
 
+def write_safetensors(path, contents):
+    """A file whose header says what it likes."""
+    header, size = json.dumps(contents[0]).encode(), contents[1]
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+
+
 def broken(change) -> dict:
-    state = dict(tiny_generator().state_dict())
+    state = {key: value.clone() for key, value in tiny_generator().state_dict().items()}
     change(state)
     return {"g_ema": state}
 
@@ -159,10 +166,10 @@ def broken(change) -> dict:
 WRONG = {
     "web page": ("g.pt", write_bytes, b"\n<!DOCTYPE html><html>Sign in</html>", "web page"),
     "lfs pointer": ("g.pt", write_bytes, b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
-    "empty": ("g.pt", write_bytes, b"", "cannot be read as a PyTorch file"),
-    "garbage": ("g.pt", write_bytes, bytes(range(256)) * 9, "cannot be read as a PyTorch file"),
-    "code": ("g.pt", write_torch, {"g_ema": Harmful()}, "cannot be read as a PyTorch file"),
-    "pickle": ("g.pkl", write_pickle, {"g_ema": Harmful()}, "cannot be read as a PyTorch file"),
+    "empty": ("g.pt", write_bytes, b"", "no PyTorch file: a .pt, .pkl or .safetensors"),
+    "garbage": ("g.pt", write_bytes, bytes(range(256)) * 9, "no PyTorch file"),
+    "code": ("g.pt", write_torch, {"g_ema": Harmful()}, "asks for 'builtins.print'"),
+    "pickle": ("g.pkl", write_pickle, {"g_ema": Harmful()}, "asks for 'builtins.print'"),
     "a list": ("g.pt", write_torch, [1, 2], "holds one list"),
     "no tensors": ("g.pt", write_torch, {"epoch": 3}, "'epoch' is of type int"),
     "other model": ("g.pt", write_torch, {"fc.weight": torch.ones(2, 2)}, "Not a StyleGAN2"),
@@ -199,6 +206,84 @@ WRONG = {
         {**broken(lambda s: None), "latent_avg": torch.ones(17)},
         r"'latent_avg' is \[17\]; one vector of 16",
     ),
+    "integers": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s.update({"conv1.activate.bias": torch.ones(12, dtype=torch.int64)})),
+        "'conv1.activate.bias' is of type int64; floating-point numbers were expected",
+    ),
+    "complex": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s.update({"conv1.activate.bias": torch.ones(12, dtype=torch.cfloat)})),
+        "asks for 'torch.ComplexFloatStorage'",
+    ),
+    "infinity": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s["conv1.conv.weight"].fill_(torch.inf)),
+        "'conv1.conv.weight' holds nan or infinity",
+    ),
+    "opposite infinities": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s["conv1.activate.bias"][:2].copy_(torch.tensor([1, -1]) / 0)),
+        "'conv1.activate.bias' holds nan or infinity",
+    ),
+    "wide": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s.update({"style.1.weight": torch.ones(1).expand(16, 1 << 40)})),
+        r"g\.pt claims a tensor",
+    ),
+    "many missing": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: [s.pop(key) for key in list(s) if "activate" in key]),
+        "'conv1.activate.bias' is missing, .* and 2 more",
+    ),
+    "a wrong mean": (
+        "g.pt",
+        write_torch,
+        {**broken(lambda s: None), "latent_avg": torch.full((16,), torch.nan)},
+        "'latent_avg' holds nan",
+    ),
+    "a mean that is no tensor": (
+        "g.pt",
+        write_torch,
+        {**broken(lambda s: None), "latent_avg": 0.5},
+        "'latent_avg' is <class 'float'>; one vector of 16",
+    ),
+    "safetensors of another model": (
+        "g.safetensors",
+        write_safetensors,
+        ({"conv.weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, 8),
+        "it holds 1 tensors, such as 'conv.weight'; the names style, input",
+    ),
+    "safetensors beyond its end": (
+        "g.safetensors",
+        write_safetensors,
+        ({"conv1.x": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}, 8),
+        "not a readable safetensors",
+    ),
+    "safetensors with a lie about a shape": (
+        "g.safetensors",
+        write_safetensors,
+        ({"conv1.x": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 8]}}, 8),
+        "not a readable safetensors",
+    ),
+    "safetensors in eight bits": (
+        "g.safetensors",
+        write_safetensors,
+        ({"conv1.x": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}, 8),
+        "'conv1.x' is of type F8_E4M3",
+    ),
+    "safetensors of integers": (
+        "g.safetensors",
+        write_safetensors,
+        ({"conv1.x": {"dtype": "I32", "shape": [2], "data_offsets": [0, 8]}}, 8),
+        "'conv1.x' is of type int32",
+    ),
     "not safetensors": ("g.safetensors", write_bytes, b"PK\x03\x04 no", "not a readable safetens"),
     "huge header": (
         "g.safetensors",
@@ -232,7 +317,7 @@ def test_a_file_cut_off_gets_a_sentence(generator, tmp_path):
 def test_a_zip_of_something_else_gets_a_sentence(tmp_path):
     with zipfile.ZipFile(tmp_path / "g.pt", "w") as archive:
         archive.writestr("picture.txt", "no weights")
-    with pytest.raises(CheckpointError, match="cannot be read as a PyTorch file"):
+    with pytest.raises(CheckpointError, match=r"g\.pt is a zip archive, but none that PyTorch"):
         load_generator(tmp_path / "g.pt")
 
 

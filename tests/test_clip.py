@@ -3,7 +3,6 @@
 import copy
 import subprocess
 import sys
-import urllib.error
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 
 from nada import clip as clip_module
 from nada.clip import CLIP, PromptError, load_clip, load_clips, openai_clip, save_clip
+from nada.files import file_digest
 from tests.helpers import fill_clip, golden, make_clip
 
 GOLDEN = golden("guidance")
@@ -190,13 +190,26 @@ def test_unknown_names_and_broken_files_get_a_sentence(tmp_path, clip_tiny):
         load_clip(tmp_path / "part.safetensors")
 
 
-def test_no_internet_gets_a_sentence(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise urllib.error.URLError("no route")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_an_openai_archive_loads_and_nothing_in_it_is_run(tmp_path):
+    clip = make_clip("tiny", 16, 32, 1, 64, 8, 77, 49408, 64, 1, 1)
+    inputs = (torch.zeros(1, 3, 32, 32), clip.tokenize(["a photo"]).new_zeros(1, 77))
+    torch.jit.trace(clip.model, inputs).save(tmp_path / "clip.pt")
+    expected = torch.jit.load(tmp_path / "clip.pt").state_dict()
+    loaded = load_clip(tmp_path / "clip.pt").model.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[key], expected[key]) for key in expected)
 
-    monkeypatch.setattr(openai_clip(), "load", refuse)
-    with pytest.raises(ValueError, match=r"ViT-B/32 could not be downloaded \(no route\): connect"):
-        load_clip("ViT-B/32")
+
+def test_what_openais_package_has_left_is_used(tmp_path, monkeypatch):
+    clip = make_clip("tiny", 16, 32, 1, 64, 8, 77, 49408, 64, 1, 1)
+    left = tmp_path / ".cache" / "clip" / "ViT-T.pt"
+    left.parent.mkdir(parents=True)
+    torch.save(clip.model.state_dict(), left)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    url = f"http://127.0.0.1:9/{file_digest(left)}/ViT-T.pt"
+    monkeypatch.setitem(openai_clip().clip._MODELS, "ViT-T", url)
+    assert load_clip("ViT-T").resolution == 32
 
 
 def test_demo_stands_for_all_bundled_models_and_none_comes_twice(monkeypatch, tmp_path, clip_tiny):

@@ -1,0 +1,71 @@
+"""`python -m nada convert`: any generator as safetensors or PyTorch's common layout, compared."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from nada.catalogue import locate
+from nada.checkpoint import load_generator, pick_device, read_contents, save_generator
+from nada.files import file_digest
+from nada.generator import Generator
+from nada.sample import latents
+
+PARITY_SEEDS = range(8)
+SUFFIXES = (".safetensors", ".pt", ".pth")
+
+
+@torch.no_grad()
+def parity(one: Generator, other: Generator, seeds=PARITY_SEEDS) -> float:
+    """The greatest difference of a pixel, of a range of 2, over the pictures of `seeds`.
+
+    Without truncation, with the stored noise, picture by picture.
+    """
+    device, worst = one.mean_latent.device, 0.0
+    for z in latents(seeds, one.z_dim).split(1):
+        first, second = one(z.to(device)), other(z.to(device))
+        worst = max(worst, (first - second).abs().max().item())
+    return worst
+
+
+def add_convert(commands, command) -> None:
+    """Options of `convert`; `command` makes a parser with the options that all commands share."""
+    parser = command(commands, "convert", run_convert, "Write a generator in another format.")
+    parser.add_argument("--out", type=Path, required=True, help="a .safetensors or .pt to write")
+    parser.add_argument("--half", action="store_true", help="float16: half the size, less exact")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--sha256", help="what the generator's file must hash to")
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Load, save, load again, compare."""
+    if args.out.suffix not in SUFFIXES:
+        raise ValueError(f"--out {args.out} should end in one of {', '.join(SUFFIXES)}.")
+    device = pick_device(args.device)
+    place = locate(args.generator, args.revision, args.sha256)
+    with read_contents(place.path) as contents:
+        layout = contents.layout
+    generator = load_generator(place, device)
+    dtype = torch.float16 if args.half else torch.float32
+    save_generator(generator, args.out, {"source": str(place)}, dtype)
+    report = {
+        "source": str(place),
+        "layout": layout,
+        "size": generator.size,
+        "out": str(args.out),
+        "sha256": file_digest(args.out),
+        "parity": parity(generator, load_generator(args.out, device)),
+    }
+    print(json.dumps(report) if args.json else sentences(report))
+    return 0
+
+
+def sentences(report: dict) -> str:
+    """A conversion for people."""
+    return (
+        f"Read {report['source']}: {report['layout']}; {report['size']} pixels.\n"
+        f"Saved {report['out']}, sha256 {report['sha256']}.\n"
+        f"Over {len(PARITY_SEEDS)} seeds the pictures differ by {report['parity']:.2g} at most, "
+        "of a range of 2."
+    )

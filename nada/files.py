@@ -1,0 +1,70 @@
+"""What all modules that read or write files share: where the bundled ones lie, whole or nothing."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be had or is no usable model; the message is a sentence for the user."""
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A name beside `path` to write to; it takes the place of `path` when all has gone well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        unfinished = Path(folder) / path.name
+        yield unfinished
+        os.replace(unfinished, path)
+
+
+def write_safetensors(
+    tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]
+) -> None:
+    """Write the file whole or not at all."""
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with written_whole(path) as unfinished:
+        safetensors.torch.save_file(plain, unfinished, dict(metadata))
+
+
+def file_digest(path: str | Path, start: bytes = b"", algorithm: str = "sha256") -> str:
+    """The hash of `start` and the file's contents, in hex."""
+    digest = hashlib.new(algorithm, start, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def refuse_stand_ins(path: Path) -> None:
+    """Name the two kinds of file that come in place of weights when a download goes wrong.
+
+    Raises:
+        CheckpointError: a web page, or the pointer that Git LFS leaves.
+    """
+    with path.open("rb") as file:
+        head = file.read(64).lstrip()
+    if head.startswith(b"<"):
+        raise CheckpointError(
+            f"{path.name} is a web page, not weights: the download went wrong. "
+            "Download the file itself again."
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path.name} is only a Git LFS pointer; fetch the file itself with `git lfs pull`."
+        )
+
+
+def short(error: BaseException) -> str:
+    """An error's first line, of at most 120 characters, without a full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120].rstrip(". ")
