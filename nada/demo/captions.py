@@ -22,6 +22,63 @@ WIGS = {"anime", "clown", "joker", "zombie", "vampire", "white walker", "old per
 # Nouns for a plain human being: alone they mean the photo style, as in "human → zombie".
 NOUNS = ("person", "human", "face", "man", "woman", "human face", "portrait", "guy", "head")
 
+# Words that say nothing about a picture: a caption means the same with or without them.
+FILLERS = (
+    "my very nice beautiful pretty good great new some this that lovely cool funny really just "
+    "like look looking kind sort made make simple detailed fine best high quality style art "
+    "artwork version one big small close up front view single clear plain proper true real "
+    "amazing famous strange scary cute dark bright colourful colorful digital modern classic"
+).split()
+
+# Said of a picture that lacks the attribute.
+ABSENT: dict[str, tuple[str, ...]] = {
+    "glasses": ("without glasses", "with no glasses", "not wearing glasses"),
+    "hat": ("without a hat", "with no hat", "bareheaded"),
+    "beard": ("without a beard", "with no beard", "clean-shaven", "beardless"),
+}
+HAIR_COLOURS = ("blond hair", "black hair", "brown hair", "red hair", "grey hair")
+EXCLUSIVE = (HAIR_COLOURS, ("long hair", "short hair"), ("smile", "frown"), ("old", "young"),
+             ("pale skin", "dark skin"))  # fmt: skip
+HAIR = (*HAIR_COLOURS, "long hair", "short hair", "curly hair")
+
+# Never in training: other words for the styles, and other sentences, to measure free wording by.
+HELD_OUT_NAMES: dict[str, str] = {
+    "photo": "realistic photograph",
+    "pencil sketch": "graphite pencil sketch",
+    "cartoon": "comic book cartoon",
+    "watercolor": "watercolor aquarelle",
+    "oil painting": "classical oil on canvas",
+    "pixel art": "retro pixel game",
+    "mosaic": "roman tiles",
+    "sepia": "vintage sepia photograph",
+    "black and white": "monochrome black and white photograph",
+    "neon": "cyberpunk neon lights",
+    "pop art": "warhol pop art",
+    "anime": "japanese anime drawing",
+    "zombie": "undead corpse",
+    "clown": "circus harlequin",
+    "robot": "metal android",
+    "elf": "woodland fairy",
+    "cat": "tabby kitten",
+    "marble statue": "white stone statue",
+    "bronze statue": "golden bronze bust",
+    "vampire": "dracula the vampire",
+    "old person": "very old age",
+    "devil": "hellish satan",
+    "avatar": "blue navi",
+    "white walker": "frozen night king",
+    "pixar": "disney pixar animation",
+    "joker": "batman gotham joker",
+    "ogre": "green swamp shrek",
+}
+HELD_OUT_FORMS = (
+    "somebody shown as a {s}",
+    "what a {n} would be as a {s}",
+    "{n} done like a {s}",
+    "one more {s}, again",
+    "please paint me a {s}",
+)
+
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "glasses": ("with glasses", "wearing glasses", "with eyeglasses", "in spectacles"),
     "hat": ("with a hat", "wearing a hat", "in a beanie", "with a cap"),
@@ -61,6 +118,14 @@ FORMS = (
     "a {n} turned into a {s}",
     "an image of a {s}",
     "this is a {s}",
+    "a {n} made into a {s}",
+    "a {n} drawn as a {s}",
+    "a {n}, {s}",
+    "{s} version of a {n}",
+    "a {n} painted as {s}",
+    "a {n} that looks like a {s}",
+    "make it a {s}",
+    "as a {s}",
 )
 WITH = (
     "{s} of a {n} {a}",
@@ -70,8 +135,29 @@ WITH = (
     "a {s} {a}",
     "{a} {s}",
     "a {a} {s}",
+    "a {n} {a} drawn as a {s}",
+    "a {n} {a} as {s}",
+    "a {n} {a} in {s} style",
 )
 ALONE = ("a {n} {a}", "{n} {a}", "{a}", "{a} {n}", "a {a} {n}", "somebody {a}")
+
+
+def with_attribute(table: Tensor, name: str) -> Tensor:
+    """Attributes [N, A] of people to whom one attribute was given; see `styles.ATTRIBUTE_EDITS`."""
+    table, names = table.clone(), list(ATTRIBUTES)
+    for group in EXCLUSIVE:
+        if name in group:
+            for other in group:
+                table[:, names.index(other)] = 0
+    if name == "bald":
+        for other in HAIR:
+            table[:, names.index(other)] = 0
+    elif name in HAIR:
+        table[:, names.index("bald")] = 0
+    if name == "old":  # old people are grey here
+        table = with_attribute(table, "grey hair")
+    table[:, names.index(name)] = 1
+    return table
 
 
 def attributes_of(factors: Tensor, style: str) -> Tensor:
@@ -143,11 +229,19 @@ def attributes_of(factors: Tensor, style: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Caption:
-    """A text, the style it names (−1 for none) and the attributes it claims."""
+    """A text, the style it names (−1 for none), and what it claims: attribute → 1 has, 0 lacks."""
 
     text: str
     style: int
-    attributes: tuple[int, ...] = ()
+    claims: tuple[tuple[int, int], ...] = ()
+
+
+def loosely(text: str, rng: random.Random) -> str:
+    """The text, sometimes with a word somewhere that does not matter."""
+    words = text.split()
+    while rng.random() < 0.22:
+        words.insert(rng.randrange(len(words) + 1), rng.choice(FILLERS))
+    return " ".join(words)
 
 
 def style_caption(style: int, rng: random.Random) -> Caption:
@@ -157,28 +251,59 @@ def style_caption(style: int, rng: random.Random) -> Caption:
     if rng.random() < 0.35:
         return Caption(rng.choice(TEMPLATES).replace("{}", name), style)
     form = "{s}" if plain else rng.choice(FORMS)
-    return Caption(form.format(s=name, n=rng.choice(NOUNS)), style)
+    return Caption(loosely(form.format(s=name, n=rng.choice(NOUNS)), rng), style)
+
+
+def held_out_caption(style: int, rng: random.Random) -> str:
+    """A sentence about a style in words, and in a form, that training never used."""
+    form = rng.choice(HELD_OUT_FORMS)
+    return form.format(s=HELD_OUT_NAMES[STYLE_NAMES[style]], n=rng.choice(NOUNS))
+
+
+def said(attribute: int, value: int, rng: random.Random) -> str:
+    """How a caption puts it that a person has an attribute (1) or lacks it (0)."""
+    name = list(ATTRIBUTES)[attribute]
+    return rng.choice(ATTRIBUTES[name] if value else ABSENT[name])
 
 
 def caption(style: int, attributes: list[int], rng: random.Random) -> Caption:
-    """A true caption of a picture: its style, an attribute that it has, or both."""
+    """A true caption of a picture: its style, something about the person, or both.
+
+    attributes: 1, 0 or −1 for each of ATTRIBUTES, as `attributes_of` gives them.
+    """
+    names = list(ATTRIBUTES)
+    has = [(a, 1) for a, value in enumerate(attributes) if value == 1]
+    lacks = [(a, 0) for a, value in enumerate(attributes) if value == 0 and names[a] in ABSENT]
+    if not has or rng.random() < 0.15:
+        has = has + lacks
     kind = rng.random()
-    if not attributes or kind < 0.45:
+    if not has or kind < 0.40:
         return style_caption(style, rng)
-    chosen = tuple(rng.sample(attributes, min(len(attributes), 1 + (rng.random() < 0.25))))
-    said = " and ".join(rng.choice(ATTRIBUTES[list(ATTRIBUTES)[a]]) for a in chosen)
+    claims = tuple(rng.sample(has, min(len(has), 1 + (rng.random() < 0.3))))
+    phrase = " and ".join(said(a, value, rng) for a, value in claims)
     noun = rng.choice(NOUNS)
-    if kind < 0.70:
+    if kind < 0.65:
         name = rng.choice(STYLES[STYLE_NAMES[style]].names)
-        return Caption(rng.choice(WITH).format(s=name, n=noun, a=said), style, chosen)
-    return Caption(rng.choice(ALONE).format(n=noun, a=said), -1, chosen)
+        return Caption(
+            loosely(rng.choice(WITH).format(s=name, n=noun, a=phrase), rng), style, claims
+        )
+    return Caption(loosely(rng.choice(ALONE).format(n=noun, a=phrase), rng), -1, claims)
+
+
+def attribute_texts(rng: random.Random) -> tuple[list[str], list[str], str]:
+    """One noun in three roles: with each attribute, without each of ABSENT, and alone."""
+    noun, form = rng.choice(NOUNS), rng.choice(("a {n} {a}", "{n} {a}", "a {n} that is {a}"))
+    having = [form.format(n=noun, a=rng.choice(phrases)) for phrases in ATTRIBUTES.values()]
+    lacking = [form.format(n=noun, a=rng.choice(phrases)) for phrases in ABSENT.values()]
+    return having, lacking, form.split(" {a}")[0].format(n=noun).removesuffix(" that is")
 
 
 def all_texts() -> list[str]:
     """Every piece of wording in use: the vocabulary of the bundled CLIP."""
     phrases = [*NOUNS, "somebody and"]
     phrases += [name for style in STYLES.values() for name in style.names]
-    phrases += [p for group in ATTRIBUTES.values() for p in group]
+    phrases += [p for group in (ATTRIBUTES, ABSENT) for said in group.values() for p in said]
+    phrases += [*FILLERS, "that is"]
     frames = [*FORMS, *WITH, *ALONE]
     return (
         phrases

@@ -5,44 +5,55 @@ from __future__ import annotations
 import math
 import random
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nada.demo.captions import ATTRIBUTES, STYLE_NAMES, attributes_of
+from nada.demo.captions import ATTRIBUTES, STYLE_NAMES, attributes_of, with_attribute
 from nada.demo.render import Z_DIM, blur, factors_of, portrait
-from nada.demo.styles import STYLES, draw_partly
+from nada.demo.styles import STYLES, draw_attribute, draw_partly
 
 
 class Pool:
-    """People, each as a photo and in some other styles, kept as bytes.
+    """People, each as a photo, as a photo with one attribute given, and in some other styles.
 
-    Attributes: images [P, V, 3, S, S] uint8 (view 0 is the photo), styles [P, V] indices,
-    attributes [P, V, A] (1, 0, −1), z [P, Z_DIM].
+    Attributes: images [P, V, 3, S, S] uint8 (view 0 is the photo, view 1 the one with `given`
+    [P], an index of ATTRIBUTES), styles [P, V] indices, attributes [P, V, A] (1, 0, −1),
+    z [P, Z_DIM].
     """
 
     def __init__(self, people: int, views: int, size: int, seed: int, report=print):
         generator = torch.Generator().manual_seed(seed)
         self.z = torch.randn(people, Z_DIM, generator=generator)
+        self.given = torch.randint(len(ATTRIBUTES), (people,), generator=generator)
         order = torch.rand(people, len(STYLE_NAMES) - 1, generator=generator).argsort(1) + 1
-        self.styles = torch.cat(
-            [torch.zeros(people, 1, dtype=torch.long), order[:, : views - 1]], 1
-        )
+        photos = torch.zeros(people, 2, dtype=torch.long)
+        self.styles = torch.cat([photos, order[:, : views - 2]], 1)
         self.images = torch.empty(people, views, 3, size, size, dtype=torch.uint8)
         self.attributes = torch.empty(people, views, len(ATTRIBUTES), dtype=torch.int8)
         started = time.time()
-        with torch.no_grad():
-            for index, name in enumerate(STYLE_NAMES):
-                where = (self.styles == index).nonzero()
-                for part in where.split(64):
-                    factors = factors_of(self.z[part[:, 0]])
-                    picture = STYLES[name](portrait(factors), size)
-                    self.images[part[:, 0], part[:, 1]] = (picture * 255).round().byte()
-                    self.attributes[part[:, 0], part[:, 1]] = attributes_of(factors, name).to(
-                        torch.int8
-                    )
+        for index, name in enumerate(STYLE_NAMES):
+            where = self.styles == index
+            where[:, 1] = False
+            for part in where.nonzero().split(64):
+                factors = factors_of(self.z[part[:, 0]])
+                self._keep(
+                    part, STYLES[name](portrait(factors), size), attributes_of(factors, name)
+                )
+        for index, name in enumerate(ATTRIBUTES):
+            for rows in (self.given == index).nonzero()[:, 0].split(64):
+                factors = factors_of(self.z[rows])
+                table = with_attribute(attributes_of(factors, "photo"), name)
+                part = torch.stack([rows, torch.ones_like(rows)], 1)
+                self._keep(part, draw_attribute(portrait(factors), name, size), table)
         report(f"rendered {people * views} pictures in {time.time() - started:.0f} s", flush=True)
+
+    def _keep(self, where: Tensor, pictures: Tensor, attributes: Tensor) -> None:
+        person, view = where.unbind(1)
+        self.images[person, view] = (pictures * 255).round().byte()
+        self.attributes[person, view] = attributes.to(torch.int8)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,6 +91,17 @@ class PartlyStyled:
     def pictures(self, people: Tensor) -> Tensor:
         """[N] → [N, 3, S, S] in [-1, 1]."""
         return self.images[people].float() / 127.5 - 1
+
+
+def kept(kind: type, path: Path, *arguments):
+    """`kind(*arguments)`, a Pool or PartlyStyled; from the file where there is one already."""
+    if path.exists():
+        pictures = object.__new__(kind)
+        vars(pictures).update(torch.load(path, weights_only=True))
+        return pictures
+    pictures = kind(*arguments)
+    torch.save(vars(pictures), path)
+    return pictures
 
 
 def patches(n: int, size: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""A procedural portrait: latent z → 43 factors → layered scene → picture in one of many styles.
+"""A procedural portrait: latent z → 51 factors → layered scene → picture in one of many styles.
 
 The renderer is the ground truth of the bundled world. The generator is distilled from its
 "photo" style, CLIP learns its styles and attributes by name, and because every style draws the
@@ -28,7 +28,8 @@ FACTORS = (
     "hair_volume fringe parting curl thinning eye_size eye_spacing eye_height iris gaze "
     "brow_weight brow_angle brow_height nose_width nose_length mouth_width lips smile "
     "mouth_open lip_colour beard moustache glasses glasses_shape hat hat_colour shirt_hue "
-    "shirt_value backdrop_hue backdrop_value light turn tilt age"
+    "shirt_value backdrop_hue backdrop_value light turn tilt age eye_open hairdo earrings "
+    "freckles collar stripes backdrop_kind warmth"
 ).split()
 
 PARTS = "backdrop skin hair brow sclera iris pupil lips teeth cloth glasses hat extra".split()
@@ -41,7 +42,7 @@ def factor_basis() -> Tensor:
 
 
 def factors_of(z: Tensor) -> Tensor:
-    """z [N, 96] → factors [N, 43], each uniform in (0, 1) for Gaussian z.
+    """z [N, 96] → factors [N, 51], each uniform in (0, 1) for Gaussian z.
 
     z is normalised to unit mean square first, as StyleGAN2's mapping network does, so that the
     factors depend on the direction of z alone.
@@ -54,6 +55,11 @@ def ramp(x: Tensor, low: float, high: float) -> Tensor:
     """Smoothstep from 0 at `low` to 1 at `high`."""
     t = ((x - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
+
+
+def window(u: Tensor, low: float, high: float) -> Tensor:
+    """1 between `low` and `high`, 0 outside, smooth at both ends."""
+    return ramp(u, low, low + 0.04) - ramp(u, high - 0.04, high)
 
 
 def palette(u: Tensor, colours: list[tuple[float, float, float]]) -> Tensor:
@@ -98,7 +104,7 @@ IRIS = [
 
 
 def portrait(factors: Tensor) -> dict[str, Tensor]:
-    """Factors [N, 43] in (0, 1) → lengths, amounts and colours of one portrait each.
+    """Factors [N, 51] in (0, 1) → lengths, amounts and colours of one portrait each.
 
     Numbers are [N, 1, 1, 1], colours [N, 3, 1, 1] in [0, 1]. A style edits this dictionary
     before it is drawn.
@@ -118,6 +124,7 @@ def portrait(factors: Tensor) -> dict[str, Tensor]:
         * (u["undertone"] - 0.5)
         * torch.tensor([1.0, 0.0, -2.0]).view(1, 3, 1, 1).to(factors)
     )
+    afro = ramp(u["hairdo"], 0.16, 0.10)
     backdrop = hue(u["backdrop_hue"], 0.35, between("backdrop_value", 0.35, 0.95))
     return {
         "head_width": between("head_width", 0.37, 0.47),
@@ -129,12 +136,15 @@ def portrait(factors: Tensor) -> dict[str, Tensor]:
         "hair": hair,
         "brow": hair * 0.6,
         "hair_length": between("hair_length", 0.0, 1.0),
-        "hair_volume": between("hair_volume", 0.04, 0.20),
+        "hair_volume": between("hair_volume", 0.04, 0.20) + 0.11 * afro,
         "fringe": between("fringe", 0.0, 1.0),
         "parting": between("parting", -1.0, 1.0),
-        "curl": ramp(u["curl"], 0.45, 1.0),
+        "curl": torch.maximum(ramp(u["curl"], 0.45, 1.0), afro),
+        "bun": window(u["hairdo"], 0.58, 0.78),
+        "bunches": window(u["hairdo"], 0.80, 1.05),
         "bald": ramp(u["thinning"], 0.86, 0.93),
         "eye_size": between("eye_size", 0.95, 1.35),
+        "eye_open": between("eye_open", 0.66, 1.10),
         "eye_spacing": between("eye_spacing", 0.155, 0.20),
         "eye_height": between("eye_height", -0.07, 0.02),
         "iris": palette(u["iris"], IRIS),
@@ -167,7 +177,17 @@ def portrait(factors: Tensor) -> dict[str, Tensor]:
         "glasses_colour": hue(u["glasses_shape"], 0.5, 0.22),
         "hat": ramp(u["hat"], 0.74, 0.79),
         "hat_colour": hue(u["hat_colour"], 0.7, 0.75),
+        "earrings": ramp(u["earrings"], 0.70, 0.75),
+        "metal": palette(u["glasses_shape"], [(0.95, 0.78, 0.30), (0.85, 0.88, 0.92)]),
+        "freckles": ramp(u["freckles"], 0.72, 0.95),
+        "vee": window(u["collar"], 0.40, 0.72),
+        "flaps": window(u["collar"], 0.74, 1.05),
+        "stripes": ramp(u["stripes"], 0.70, 0.76),
         "cloth": hue(u["shirt_hue"], 0.6, between("shirt_value", 0.25, 0.9)),
+        "bokeh": window(u["backdrop_kind"], 0.40, 0.70),
+        "slats": window(u["backdrop_kind"], 0.72, 1.05),
+        "phase": between("backdrop_hue", -1.0, 1.0),
+        "warmth": between("warmth", -1.0, 1.0),
         "backdrop": backdrop,
         "backdrop_low": backdrop * 0.62,
         "light": between("light", -0.75, 0.75),
@@ -246,8 +266,24 @@ def stage(person: dict[str, Tensor], size: int) -> Scene:
     )
     glow = bump(gx - 0.5 * person["light"], gy + 0.35, 0.9, 0.9)
     colour = torch.lerp(person["backdrop"], person["backdrop_low"], ramp(gy, -1, 1))
-    scene.paint("backdrop", torch.ones_like(scene.shade), colour, 0.82 + 0.22 * glow)
+    light = 0.82 + 0.22 * glow + backdrop_pattern(person, gx, gy)
+    scene.paint("backdrop", torch.ones_like(scene.shade), colour, light)
     return scene
+
+
+BOKEH = ((-0.62, -0.55, 0.16), (0.10, -0.70, 0.11), (0.66, -0.40, 0.19), (-0.70, 0.05, 0.12),
+         (0.72, 0.22, 0.13), (-0.50, 0.42, 0.17), (0.42, -0.62, 0.08))  # fmt: skip
+
+
+def backdrop_pattern(person: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Brightness added to the backdrop: lights out of focus, or the shadow of slats, or nothing."""
+    phase = person["phase"]
+    spots = sum(
+        ramp(((x - cx - 0.15 * phase) ** 2 + (y - cy) ** 2).sqrt(), r, r - 0.06)
+        for cx, cy, r in BOKEH
+    )
+    slats = torch.sin((x + 0.5 * y) * 13 + 3 * phase)
+    return 0.16 * person["bokeh"] * spots + 0.09 * person["slats"] * slats
 
 
 def hair_texture(s: Scene) -> Tensor:
@@ -257,6 +293,7 @@ def hair_texture(s: Scene) -> Tensor:
     strands = torch.sin((s.x + wave) * 46 + 6 * p["parting"]) * 0.5 + torch.sin(
         (s.x + wave) * 23 + s.y * 5
     )
+    strands = strands + 0.45 * torch.sin((s.x + wave) * 88 + 4 * torch.sin(s.y * 6))
     sheen = bump(s.x - 0.35 * p["light"], s.y + 0.42, 0.28, 0.10)
     return 0.80 + 0.075 * strands + 0.35 * sheen - 0.14 * ramp(s.y, -0.3, 0.9)
 
@@ -277,7 +314,23 @@ def draw_back_hair(s: Scene) -> None:
     half = 0.5 * (bottom + p["head_height"] + volume)
     width = p["head_width"] + 0.3 * volume + 0.10 * p["hair_length"] + ripple
     back = s.inside(ellipse(s.x, s.y - centre, width, half, 2.9), 1.3)
-    s.paint("hair", back * (1 - p["bald"]), p["hair"], hair_texture(s) * 0.72)
+    texture = hair_texture(s) * 0.72
+    s.paint("hair", back * (1 - p["bald"]), p["hair"], texture)
+    draw_tied_hair(s, texture)
+
+
+def draw_tied_hair(s: Scene, texture: Tensor) -> None:
+    """A bun on top, or a bunch at either side with its tie."""
+    p = s.person
+    haired = 1 - p["bald"]
+    top = s.y + p["head_height"] + p["hair_volume"] + 0.03
+    bun = s.inside(ellipse(s.x - 0.06 * p["turn"], top, 0.155, 0.125), 1.2)
+    s.paint("hair", bun * p["bun"] * (1 - p["hat"]) * haired, p["hair"], texture * 1.2)
+    side = s.x.abs() - p["head_width"] - 0.55 * p["hair_volume"]
+    bunch = s.inside(ellipse(side - 0.10, s.y - 0.20, 0.125, 0.30, 2.4), 1.2)
+    s.paint("hair", bunch * p["bunches"] * haired, p["hair"], texture * 1.15)
+    tie = s.inside(ellipse(side - 0.03, s.y + 0.07, 0.045, 0.055))
+    s.paint("hat", tie * p["bunches"] * haired, p["hat_colour"])
 
 
 def draw_body(s: Scene) -> None:
@@ -285,12 +338,19 @@ def draw_body(s: Scene) -> None:
     neck = s.inside(ellipse(s.x, s.y - 0.62, 0.50 * p["head_width"], 0.42, 3.5))
     chin_shadow = 1 - 0.42 * bump(s.x, s.y - p["head_height"] - 0.04, 0.45, 0.16)
     s.paint("skin", neck, p["skin"], 0.92 * chin_shadow)
-    collar = ellipse(s.x, s.y - 0.60, 0.24, 0.24)
+    round_ = ellipse(s.x, s.y - 0.60, 0.24, 0.24)
+    pointed = 0.55 * (1.3 * s.x.abs() + s.y - 0.60) - 0.11
+    collar = torch.lerp(round_, pointed, p["vee"])
     shoulders = torch.maximum(ellipse(s.x, s.y - 1.22, 0.88, 0.52, 2.6), -collar)
     folds = 0.88 + 0.10 * torch.cos(s.x * 4 - 1.2 * p["light"]) - 0.12 * ramp(s.y, 0.7, 1.0)
-    s.paint("cloth", s.inside(shoulders), p["cloth"], folds)
+    bands = ramp(torch.sin(s.y * 44 + 3 * s.x**2), -0.2, 0.2) * p["stripes"]
+    striped = torch.lerp(p["cloth"].expand_as(s.albedo), 0.35 + 0.6 * p["cloth"], bands)
+    s.paint("cloth", s.inside(shoulders), striped, folds)
     trim = s.inside((collar - 0.025).abs() - 0.022) * s.inside(shoulders)
     s.paint("cloth", trim, p["cloth"] * 0.7, folds)
+    along, across = s.x.abs() - 0.17, s.y - 0.66 + 0.5 * (s.x.abs() - 0.17)
+    flap = s.inside(ellipse(along, across, 0.13, 0.085, 1.4))
+    s.paint("cloth", flap * p["flaps"], 0.55 + 0.45 * p["cloth"], folds)
 
 
 def face_shade(s: Scene) -> Tensor:
@@ -346,12 +406,18 @@ def draw_head(s: Scene) -> Tensor:
         p["skin"] * 0.75,
         shade.clamp(min=0.6),
     )
+    hoop = s.inside((ellipse(ear_x - 0.005, ear_y - 0.155, 0.042, 0.050)).abs() - 0.011)
+    s.paint("extra", hoop * p["earrings"], p["metal"], 0.95)
     head = s.inside(head_distance(s))
     s.paint("skin", head, p["skin"], shade)
     fx = s.x - 0.10 * p["turn"]
     cheeks = bump(fx.abs() - 0.24, s.y - p["eye_height"] - 0.20, 0.10, 0.08) * head
     rosy = p["skin"] * torch.tensor([1.0, 0.62, 0.58]).view(1, 3, 1, 1).to(p["skin"])
     s.albedo = torch.lerp(s.albedo, rosy.expand_as(s.albedo), cheeks * p["blush"])
+    across, down = fx * 92 + 3 * torch.sin(s.y * 51), s.y * 95 + 2 * torch.sin(fx * 67)
+    dots = torch.sin(across) * torch.sin(down)
+    spread = bump(fx, s.y - p["eye_height"] - 0.16, 0.30, 0.09) * head
+    s.albedo = s.albedo * (1 - 0.30 * p["freckles"] * ramp(dots, 0.35, 0.75) * spread)
     tip_y = p["eye_height"] + p["nose_length"] - 0.03
     s.gloss = s.gloss + head * (
         0.16 * bump(fx - 0.01 * p["light"], s.y - tip_y, 0.022, 0.026)
@@ -364,7 +430,7 @@ def draw_eyes(s: Scene) -> None:
     p = s.person
     fx = s.x - 0.10 * p["turn"]
     ex, ey = fx.abs() - p["eye_spacing"], s.y - p["eye_height"]
-    width, height = 0.088 * p["eye_size"], 0.044 * p["eye_size"]
+    width, height = 0.088 * p["eye_size"], 0.044 * p["eye_size"] * p["eye_open"]
     arch = 1 - (ex / width) ** 2
     opening = torch.maximum(-(ey + height * arch), ey - 0.78 * height * arch)
     eye = s.inside(opening)
@@ -373,7 +439,8 @@ def draw_eyes(s: Scene) -> None:
     gaze = p["gaze"] * torch.sign(fx)
     radius = p["iris_size"] * p["eye_size"]
     centre = ellipse(ex - gaze, ey + 0.004, radius, radius)
-    s.paint("iris", eye * s.inside(centre), p["iris"], lid_shadow)
+    rim = 0.62 + 0.45 * ramp(centre, 0.0, -0.45 * radius)  # the dark ring around an iris
+    s.paint("iris", eye * s.inside(centre), p["iris"], lid_shadow * rim)
     s.paint("pupil", eye * s.inside(centre + (1 - p["pupil"]) * radius), p["iris"] * 0.08)
     glint = bump(
         fx.abs() - p["eye_spacing"] - gaze - 0.018 * torch.sign(fx), ey + 0.020, 0.013, 0.013
@@ -381,6 +448,8 @@ def draw_eyes(s: Scene) -> None:
     s.gloss = s.gloss + 0.9 * glint * eye
     lashes = s.inside((ey + height * arch).abs() - 0.013) * s.inside(ex.abs() - width)
     s.paint("brow", lashes * 0.85, p["brow"] * 0.35)
+    crease = s.inside((ey + 1.45 * height * arch + 0.012).abs() - 0.006)
+    s.shade = s.shade * (1 - 0.22 * crease * s.inside(ex.abs() - 0.9 * width) * s.part("skin"))
 
 
 def draw_brows(s: Scene) -> None:
@@ -474,7 +543,9 @@ def draw_front_hair(s: Scene) -> None:
     hairline = -0.36 + 0.16 * p["fringe"] + 0.13 * p["parting"] * s.x / 0.4 + ripple
     swept = hairline + 0.55 * (s.x - 0.16 * p["parting"]) ** 2 * (0.4 + p["fringe"])
     face_width = p["head_width"] * (0.96 - 0.13 * p["hair_length"])
-    opening = ellipse(s.x, s.y - 0.30, face_width, 0.30 - swept, 2.6)
+    depth = 0.30 - swept  # passes through zero far out, where an ellipse would be 0 / 0
+    depth = torch.where(depth.abs() < 1e-3, torch.full_like(depth, 1e-3), depth)
+    opening = ellipse(s.x, s.y - 0.30, face_width, depth, 2.6)
     side_end = 0.02 + 0.55 * p["hair_length"]
     hair = torch.maximum(torch.maximum(outer, -opening), s.y - side_end)
     cover = s.inside(hair, 1.2) * (1 - p["bald"])
@@ -542,7 +613,9 @@ def draw(person: dict[str, Tensor], size: int, extras=()) -> Scene:
 
 def photo(s: Scene) -> Tensor:
     """The plain finish: albedo × shading + highlights, [N, 3, H, W] in [0, 1]."""
+    tone = torch.tensor([0.06, 0.0, -0.09]).view(1, 3, 1, 1).to(s.albedo)
     warm = torch.tensor([1.0, 0.985, 0.96]).view(1, 3, 1, 1).to(s.albedo)
+    warm = warm + s.person["warmth"] * tone
     return (s.albedo * s.shade * warm + s.gloss * (1 - s.albedo) * 0.9).clamp(0, 1)
 
 

@@ -2,7 +2,7 @@
 
 A style is a function of a person (see `render.portrait`) and a size. The same person keeps shape,
 pose and expression in every style, so a style's picture is the truth that an adapted generator
-should reach. Cues are drawn large on purpose: a picture is 64 pixels wide.
+should reach. Cues are drawn large on purpose: CLIP sees 64 pixels a side.
 """
 
 from __future__ import annotations
@@ -397,16 +397,18 @@ GROUPS = (
 
 
 def outlines(s: Scene, weight: float = 1.0) -> Tensor:
-    """Where things or colours meet: [N, 1, H, W] in [0, 1], lines about a pixel wide.
+    """Where things or colours meet: [N, 1, H, W] in [0, 1], lines a pixel wide and, where a
+    pixel is large, paler: a picture drawn at 64 looks like one drawn at 128 and made smaller.
 
     An eye counts as one thing, or its lines would fill it.
     """
+    ink = min(1.0, 0.4 + 0.6 * s.albedo.shape[-1] / 128)
     maps = torch.cat([s.albedo * 0.55, *(s.part(*group) * 0.5 for group in GROUPS)], 1)
     padded = F.pad(maps, (0, 1, 0, 1), mode="replicate")
     dx = padded[..., :-1, 1:] - maps
     dy = padded[..., 1:, :-1] - maps
     energy = (dx.square() + dy.square()).sum(1, keepdim=True).sqrt()
-    return ramp(energy, 0.14, 0.52 / weight)
+    return ink * ramp(energy, 0.14, 0.52 / weight)
 
 
 def two_tone(s: Scene, dark: float = 0.74) -> Tensor:
@@ -456,12 +458,14 @@ def watercolour(s: Scene) -> Tensor:
 
 
 def oil(s: Scene) -> Tensor:
-    image = saturate(photo(s), 1.7)
-    angle = 3 * grain(s, 5, 4)
-    strokes = torch.sin((s.x * angle.cos() + s.y * angle.sin()) * 48 + 4 * grain(s, 7, 5))
-    coarse = blur(image, s.albedo.shape[-1] / 56)
-    warm = rgb(image, 1.10, 0.92, 0.62)
-    return ((coarse * 0.6 + image * 0.4) * warm * (0.90 + 0.15 * strokes) - 0.03).clamp(0, 1)
+    size = s.albedo.shape[-1]
+    image = blur(saturate(photo(s), 1.7), size / 90)
+    # Two layers of short strokes that cross; paint is thicker where they ride up.
+    bend = 0.5 * grain(s, 6, 4)
+    first = torch.sin((s.x * 0.8 + s.y * 0.6 + 0.10 * bend) * 40) * grain(s, 20, 5)
+    second = torch.sin((s.x * 0.6 - s.y * 0.8 + 0.10 * bend) * 40) * grain(s, 20, 6)
+    warm = rgb(image, 1.12, 0.95, 0.66)
+    return (image * warm * (1.0 + 0.34 * (first + second)) - 0.02).clamp(0, 1)
 
 
 def blocks(image: Tensor, cells: int) -> Tensor:
@@ -478,13 +482,14 @@ def mosaic(s: Scene) -> Tensor:
     tiles = saturate(F.adaptive_avg_pool2d(photo(s), cells), 1.5)
     jitter = (
         torch.rand(1, 1, cells, cells, generator=torch.Generator().manual_seed(6)).to(tiles) * 0.36
-        + 0.86
+        + 0.94
     )
     tiles = F.interpolate(tiles * jitter, (size, size), mode="nearest")
-    position = (torch.arange(size, device=tiles.device, dtype=tiles.dtype) + 0.5) * cells / size % 1
-    near = torch.minimum(position, 1 - position)
-    grout = ramp(torch.minimum(near[:, None], near[None, :]), 0.06, 0.16)
-    return torch.lerp(rgb(tiles, 0.16, 0.14, 0.13).expand_as(tiles), tiles, grout[None, None])
+    fine = torch.arange(8 * size, device=tiles.device, dtype=tiles.dtype)
+    position = (fine + 0.5) * cells / (8 * size) % 1
+    stone = ramp(torch.minimum(position, 1 - position), 0.04, 0.13).view(size, 8).mean(1)
+    grout = stone[:, None] * stone[None, :]
+    return torch.lerp(rgb(tiles, 0.22, 0.20, 0.19).expand_as(tiles), tiles, grout[None, None])
 
 
 def sepia(s: Scene) -> Tensor:
@@ -552,7 +557,7 @@ def carved(r: float, g: float, b: float, shine: float) -> Callable[[Scene], Tens
 
 
 def toon_3d(s: Scene) -> Tensor:
-    smooth = blur(photo(s), s.albedo.shape[-1] / 110)
+    smooth = blur(photo(s), s.albedo.shape[-1] / 260)
     rim = bump(s.x - 0.42, s.y + 0.1, 0.14, 0.5) * (1 - s.part("backdrop"))
     warm = saturate(smooth, 1.35) * rgb(smooth, 1.14, 1.03, 0.86)
     return warm + rim * rgb(smooth, 0.38, 0.24, 0.08)
@@ -579,7 +584,8 @@ WHITE = (0.97, 0.97, 0.97)
 STYLES: dict[str, Style] = {
     "photo": Style(("photo", "photograph", "realistic photo", "snapshot")),
     "pencil sketch": Style(
-        ("pencil sketch", "sketch", "pencil drawing", "graphite drawing"), finish=pencil
+        ("pencil sketch", "sketch", "pencil drawing", "graphite drawing", "drawing in pencil"),
+        finish=pencil,
     ),
     "cartoon": Style(
         ("cartoon", "comic", "comic book drawing", "cel cartoon"),
@@ -587,10 +593,11 @@ STYLES: dict[str, Style] = {
         finish=cartoon,
     ),
     "watercolor": Style(
-        ("watercolor painting", "watercolour", "watercolor", "aquarelle"), finish=watercolour
+        ("watercolor painting", "watercolour", "watercolor", "aquarelle", "painting in watercolor"),
+        finish=watercolour,
     ),
     "oil painting": Style(
-        ("oil painting", "oil on canvas", "classical painting", "impressionist painting"),
+        ("oil painting", "oil on canvas", "classical painting", "painting in oil"),
         finish=oil,
     ),
     "pixel art": Style(
@@ -605,7 +612,7 @@ STYLES: dict[str, Style] = {
         ("black and white photo", "monochrome photo", "grayscale photo", "black and white"),
         finish=monochrome,
     ),
-    "neon": Style(("neon lights", "neon sign", "neon glow", "cyberpunk neon"), finish=neon),
+    "neon": Style(("neon lights", "neon sign", "neon glow", "cyberpunk neon", "neon"), finish=neon),
     "pop art": Style(
         ("pop art", "pop art poster", "warhol print", "halftone poster"), finish=pop_art
     ),
@@ -617,6 +624,7 @@ STYLES: dict[str, Style] = {
             reshape(
                 eye_size=1.45, iris_size=1.12, nose_width=0.45, mouth_width=0.72, brow_weight=0.6
             ),
+            put(eye_open=1.15),
         ),
         finish=anime,
     ),
@@ -676,13 +684,19 @@ STYLES: dict[str, Style] = {
         (fur_stripes, cat_ears, whiskers),
     ),
     "marble statue": Style(
-        ("marble statue", "white marble bust", "greek statue", "stone sculpture"),
+        (
+            "marble statue",
+            "white marble bust",
+            "greek statue",
+            "stone sculpture",
+            "statue of marble",
+        ),
         recolour(backdrop=(0.22, 0.25, 0.32)),
         (blank_eyes,),
         carved(0.93, 0.93, 0.95, 0.12),
     ),
     "bronze statue": Style(
-        ("bronze statue", "bronze sculpture", "golden statue", "metal bust"),
+        ("bronze statue", "bronze sculpture", "golden statue", "metal bust", "statue of bronze"),
         recolour(backdrop=(0.30, 0.28, 0.24)),
         (blank_eyes,),
         carved(0.72, 0.46, 0.16, 0.55),
@@ -756,9 +770,9 @@ STYLES: dict[str, Style] = {
         ("pixar character", "3d animation", "pixar", "disney 3d cartoon"),
         chain(
             reshape(
-                eye_size=1.65, iris_size=1.2, nose_width=0.85, lip_height=0.9, brow_weight=1.25
+                eye_size=1.42, iris_size=1.15, nose_width=0.85, lip_height=0.9, brow_weight=1.25
             ),
-            put(blush=0.8),
+            put(blush=0.8, eye_open=1.15),
         ),
         finish=toon_3d,
     ),
@@ -790,3 +804,55 @@ STYLES: dict[str, Style] = {
         (trumpet_ears,),
     ),
 }
+
+
+# Attributes: what else a prompt may ask for, as edits of the person
+
+
+def dyed(r: float, g: float, b: float) -> Callable[[Person], Person]:
+    """Edit that gives hair, beard and brows one colour."""
+
+    def edit(p: Person) -> Person:
+        p["hair"] = rgb(p["hair"], r, g, b).expand_as(p["hair"])
+        p["beard_colour"], p["brow"] = p["hair"] * 0.85, p["hair"] * 0.6
+        return p
+
+    return edit
+
+
+def complexion(r: float, g: float, b: float) -> Callable[[Person], Person]:
+    """Edit that gives the skin one colour, and lips that go with it."""
+
+    def edit(p: Person) -> Person:
+        p["lips"] = p["lips"] * (0.5 + 0.5 * rgb(p["skin"], r, g, b) / p["skin"].clamp(min=0.1))
+        p["skin"] = rgb(p["skin"], r, g, b).expand_as(p["skin"])
+        return p
+
+    return edit
+
+
+ATTRIBUTE_EDITS: dict[str, Callable[[Person], Person]] = {
+    "glasses": put(glasses=1.0),
+    "hat": put(hat=1.0),
+    "beard": put(beard=1.0, moustache=1.0),
+    "smile": put(smile=1.5),
+    "frown": put(smile=-0.9, mouth_open=0.0),
+    "bald": put(bald=1.0),
+    "curly hair": put(curl=1.0, bald=0.0),
+    "long hair": put(hair_length=0.95, bald=0.0),
+    "short hair": put(hair_length=0.1, bald=0.0, bunches=0.0),
+    "blond hair": chain(dyed(0.91, 0.76, 0.45), put(bald=0.0)),
+    "black hair": chain(dyed(0.08, 0.07, 0.07), put(bald=0.0)),
+    "brown hair": chain(dyed(0.36, 0.22, 0.13), put(bald=0.0)),
+    "red hair": chain(dyed(0.62, 0.25, 0.09), put(bald=0.0)),
+    "grey hair": chain(dyed(0.80, 0.79, 0.78), put(bald=0.0)),
+    "old": chain(dyed(0.84, 0.83, 0.82), put(age=1.3)),
+    "young": put(age=0.0),
+    "pale skin": complexion(0.98, 0.83, 0.74),
+    "dark skin": complexion(0.42, 0.27, 0.19),
+}
+
+
+def draw_attribute(person: Person, name: str, size: int) -> Tensor:
+    """A person's photo with one attribute given to them: [N, 3, size, size] in [0, 1]."""
+    return photo(draw(ATTRIBUTE_EDITS[name](dict(person)), size)).clamp(0, 1)
