@@ -1,9 +1,10 @@
-"""An independent judge of style, and its training: `python -m nada.demo.judge`.
+"""An independent judge of style and attributes, and its training: `python -m nada.demo.judge`.
 
 The judge never meets the generator or CLIP. It learns on people of its own (other seeds), under
 noise and distortions that they do not use, attacked by gradient steps, so that a generator that
 learnt to please CLIP does not please it by accident. Half-way pictures (a photo with a style laid
-thinly over it) are taught to be photos: a hint of a style is not the style.
+thinly over it) are taught to be photos: a hint of a style is not the style. Its state is saved as
+it goes, and a re-run takes it up again.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from nada.checkpoint import CHECKPOINTS, write_safetensors
-from nada.demo.captions import STYLE_NAMES
+from nada.demo.captions import ATTRIBUTES, STYLE_NAMES, attributes_of
 from nada.demo.data import Pace, Pool, cosine_rate, distort
-from nada.demo.render import Z_DIM, render
+from nada.demo.render import Z_DIM, factors_of, render
 
-SIZE, PEOPLE, VIEWS, BATCH = 64, 2500, 10, 96
+SIZE, PEOPLE, VIEWS, BATCH = 64, 2000, 10, 96
 
 
 class Judge(nn.Module):
-    """Pictures [N, 3, 64, 64] in [-1, 1] → logits [N, styles]; `features` are the layer before."""
+    """Pictures [N, 3, H, W] in [-1, 1] → logits of the styles [N, S] and the attributes [N, A].
 
-    def __init__(self, width: int = 24, styles: int = len(STYLE_NAMES)):
+    `features` are the layer before both.
+    """
+
+    def __init__(self, width: int = 24):
         super().__init__()
         widths = [3, width, 2 * width, 4 * width, 6 * width]
         blocks = []
@@ -44,7 +48,8 @@ class Judge(nn.Module):
                 nn.ReLU(),
             ]
         self.body = nn.Sequential(*blocks)
-        self.head = nn.Linear(widths[-1], styles)
+        self.head = nn.Linear(widths[-1], len(STYLE_NAMES))
+        self.attributes = nn.Linear(widths[-1], len(ATTRIBUTES))
         self.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> Tensor:
@@ -53,8 +58,9 @@ class Judge(nn.Module):
             images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
         return self.body(images.contiguous(memory_format=torch.channels_last)).mean((2, 3))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(images)
+        return self.head(features), self.attributes(features)
 
 
 def load_judge(path: Path = CHECKPOINTS / "judge.safetensors", device="cpu") -> Judge:
@@ -68,11 +74,18 @@ def load_judge(path: Path = CHECKPOINTS / "judge.safetensors", device="cpu") -> 
     return judge.requires_grad_(False).eval().to(device)
 
 
+@torch.no_grad()
 def verdicts(judge: Judge, images: Tensor) -> list[str]:
     """The style that the judge sees in each picture."""
-    with torch.no_grad():
-        logits = torch.cat([judge(part.clamp(-1, 1)) for part in images.split(64)])
+    logits = torch.cat([judge(part.clamp(-1, 1))[0] for part in images.split(64)])
     return [STYLE_NAMES[i] for i in logits.argmax(1).tolist()]
+
+
+@torch.no_grad()
+def has_attribute(judge: Judge, images: Tensor, name: str) -> Tensor:
+    """Whether the judge sees the attribute in each picture: [N] bool."""
+    logits = torch.cat([judge(part.clamp(-1, 1))[1] for part in images.split(64)])
+    return logits[:, list(ATTRIBUTES).index(name)] > 0
 
 
 def disturb(images: Tensor) -> Tensor:
@@ -87,37 +100,56 @@ def disturb(images: Tensor) -> Tensor:
     return images.clamp(-1, 1)
 
 
-def batch_of(pool: Pool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures [N, 3, S, S] and style labels [N]; a tenth are thin overlays labelled photo."""
+def batch_of(pool: Pool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures [N, 3, S, S], style labels [N] and attributes [N, A]; a tenth of the pictures are
+    thin overlays labelled photo."""
     person = torch.randint(len(pool), (BATCH,), generator=generator)
     view = torch.randint(pool.styles.shape[1], (BATCH,), generator=generator)
     images, labels = pool.pictures(person, view), pool.styles[person, view].clone()
+    attributes = pool.attributes[person, view].clone()
     thin = BATCH // 10
     alpha = 0.35 * torch.rand(thin, 1, 1, 1, generator=generator)
     photos = pool.pictures(person[:thin], torch.zeros(thin, dtype=torch.long))
     images[:thin] = torch.lerp(photos, images[:thin], alpha)
-    labels[:thin] = 0
-    return disturb(images), labels
+    labels[:thin], attributes[:thin] = 0, pool.attributes[person[:thin], 0]
+    return disturb(images), labels, attributes
+
+
+def judging_loss(logits: tuple[Tensor, Tensor], labels: Tensor, attributes: Tensor) -> Tensor:
+    """Cross entropy of the style, and of each attribute that can be told."""
+    style, having = (x.float() for x in logits)
+    known = attributes >= 0
+    told = F.binary_cross_entropy_with_logits(having[known], attributes[known].float())
+    return F.cross_entropy(style, labels, label_smoothing=0.05) + told
 
 
 def attack(judge: Judge, images: Tensor, labels: Tensor, epsilon: float, steps: int) -> Tensor:
-    """Projected gradient descent (Madry et al. 2018) of `steps` steps within ε."""
+    """Projected gradient descent (Madry et al. 2018) of `steps` steps within ε, against style."""
     moved = images + epsilon * (2 * torch.rand_like(images) - 1)
     for _ in range(steps):
         moved.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(F.cross_entropy(judge(moved), labels), moved)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(judge(moved)[0], labels), moved)
         moved = moved.detach() + (1.25 * epsilon if steps == 1 else epsilon / 4) * gradient.sign()
         moved = (images + (moved - images).clamp(-epsilon, epsilon)).clamp(-1, 1)
     return moved.detach()
 
 
-def train(judge: Judge, pool: Pool, steps: int, epsilon: float, lr: float = 3e-3) -> None:
+def train(
+    judge: Judge, pool: Pool, steps: int, epsilon: float, state: Path, lr: float = 3e-3
+) -> None:
+    """Train in place; takes up again what `state` holds."""
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.02)
-    generator = torch.Generator().manual_seed(33)
-    pace = Pace(steps, 200)
-    for step in range(steps):
+    first = 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        judge.load_state_dict(saved["judge"])
+        optimizer.load_state_dict(saved["optimizer"])
+        first = saved["step"]
+    pace = Pace(steps, 200, first)
+    for step in range(first, steps):
         optimizer.param_groups[0]["lr"] = lr * cosine_rate(step, steps, 50)
-        images, labels = batch_of(pool, generator)
+        generator = torch.Generator().manual_seed(33_000_000 + step)
+        images, labels, attributes = batch_of(pool, generator)
         reach = epsilon * min(1.0, 2 * step / steps) * torch.rand((), generator=generator).item()
         judge.eval()  # the attack must not count into the batch statistics
         half = BATCH // 2
@@ -125,24 +157,36 @@ def train(judge: Judge, pool: Pool, steps: int, epsilon: float, lr: float = 3e-3
         judge.train()
         with torch.autocast("cpu", torch.bfloat16):
             logits = judge(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.05)
+        loss = judging_loss(logits, labels, attributes)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         pace(step + 1, loss.item())
+        if (step + 1) % 200 == 0 or step + 1 == steps:
+            saved = {"judge": judge.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({**saved, "step": step + 1}, state)
 
 
 def measure(judge: Judge, people: int = 40, seed: int = 77) -> dict[str, float]:
-    """Accuracy on new people, clean and under PGD (ε = 4/255)."""
+    """On new people: accuracy of style, clean and under PGD (ε = 4/255), and of glasses, hat and
+    beard over all styles that show them."""
     z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed))
     images = torch.cat([render(z, name, SIZE) for name in STYLE_NAMES])
     labels = torch.arange(len(STYLE_NAMES)).repeat_interleave(people)
-
-    def accuracy(pictures: Tensor) -> float:
-        with torch.no_grad():
-            return (judge(pictures).argmax(1) == labels).float().mean().item()
-
-    return {"clean": accuracy(images), "pgd": accuracy(attack(judge, images, labels, 8 / 255, 10))}
+    table = torch.cat([attributes_of(factors_of(z), name) for name in STYLE_NAMES])
+    attacked = attack(judge, images, labels, 8 / 255, 10)
+    with torch.no_grad():
+        style, having = judge(images)
+        figures = {
+            "clean": (style.argmax(1) == labels).float().mean().item(),
+            "pgd": (judge(attacked)[0].argmax(1) == labels).float().mean().item(),
+        }
+    for name in ("glasses", "hat", "beard"):
+        index = list(ATTRIBUTES).index(name)
+        known = table[:, index] >= 0
+        right = (having[:, index] > 0) == (table[:, index] == 1)
+        figures[name] = right[known].float().mean().item()
+    return figures
 
 
 def main() -> None:
@@ -151,12 +195,16 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=PEOPLE)
     parser.add_argument("--epsilon", type=float, default=0.08, help="in units of [-1, 1]")
     parser.add_argument("--output", type=Path, default=CHECKPOINTS / "judge.safetensors")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build"), help="folder of the resumable state"
+    )
     parser.add_argument("--held-out", type=int, default=40, help="new people to measure on")
     args = parser.parse_args()
     started = time.time()
     torch.manual_seed(3)
     judge, pool = Judge(), Pool(args.people, VIEWS, SIZE, seed=3)
-    train(judge, pool, args.steps, args.epsilon)
+    args.work.mkdir(parents=True, exist_ok=True)
+    train(judge, pool, args.steps, args.epsilon, args.work / "judge.pt")
     judge.eval().requires_grad_(False)
     figures = {k: f"{v:.3f}" for k, v in measure(judge, args.held_out).items()}
     print(json.dumps(figures))
