@@ -1,6 +1,6 @@
-"""How good an adapted generator is, as pure functions of CLIP features.
+"""How good an adapted generator is, as pure functions of features: CLIP's, or a judge's.
 
-Which CLIP model, which prompts and templates, which truncation and how many pictures made the
+Which model, which prompts and templates, which truncation and how many pictures made the
 features is the caller's to choose, and belongs beside every number that is published.
 """
 
@@ -48,6 +48,43 @@ def identity(adapted_features: Tensor, source_features: Tensor) -> float:
     )
     nearest = (adapted @ source.T).argmax(dim=1)
     return (nearest == torch.arange(count, device=nearest.device)).double().mean().item()
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Fréchet distance of the Gaussians fitted to two sets of features [N, D] and [M, D].
+
+    |μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½) (Heusel et al., arXiv 1706.08500, equation 6). Zero for
+    equal sets; biased upwards for few features, so compare with two halves of the truth.
+    ValueError for fewer than 2 of either.
+    """
+    _check(a, least=2)
+    _check(b, least=2)
+    a, b = a.double(), b.double()
+    mean = (a.mean(0) - b.mean(0)).square().sum()
+    # With centred features A, Ca = AᵀA, and (Ca Cb)^½ has the trace that the singular values of
+    # ABᵀ sum up to: no root of a matrix that has no full rank.
+    a, b = (x - x.mean(0) for x in (a, b))
+    a, b = a / (len(a) - 1) ** 0.5, b / (len(b) - 1) ** 0.5
+    mixed = torch.linalg.svdvals(a @ b.T).sum()
+    return (mean + a.square().sum() + b.square().sum() - 2 * mixed).item()
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """Squared maximum mean discrepancy of two sets of features [N, D] and [M, D], unbiased.
+
+    With the kernel (x·y / D + 1)³ (KID, Bińkowski et al., arXiv 1801.01401). About 0 for sets of
+    one distribution, and then often just below. ValueError for fewer than 2 of either.
+    """
+    n, m = _check(a, least=2), _check(b, least=2)
+    a, b = a.double(), b.double()
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    same_a, same_b = kernel(a, a), kernel(b, b)
+    within_a = (same_a.sum() - same_a.trace()) / (n * (n - 1))
+    within_b = (same_b.sum() - same_b.trace()) / (m * (m - 1))
+    return (within_a + within_b - 2 * kernel(a, b).mean()).item()
 
 
 def _unit(features: Tensor) -> Tensor:

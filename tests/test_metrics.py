@@ -1,10 +1,11 @@
 """Measures on features whose answers are known without the program."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from nada.metrics import diversity, identity, quality
+from nada.metrics import diversity, frechet_distance, identity, kernel_distance, quality
 
 EYE = torch.eye(4)
 
@@ -47,6 +48,33 @@ def test_identity_of_one_picture_for_all_is_chance():
     assert identity(torch.ones(8, 32), source) == pytest.approx(1 / 8)
 
 
+def test_frechet_distance_is_that_of_the_fitted_gaussians():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(50, 3, generator=generator).double()
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(a, a + torch.tensor([3.0, 0, 4])) == pytest.approx(25)
+    # the same mean, twice the spread: tr(C + 4C − 2·2C) = tr C
+    wide = a.mean(0) + 2 * (a - a.mean(0))
+    assert frechet_distance(a, wide) == pytest.approx(np.trace(np.cov(a.numpy().T)))
+    b = torch.randn(40, 3, generator=generator).double() @ torch.randn(3, 3).double()
+    values = np.linalg.eigvals(np.cov(a.numpy().T) @ np.cov(b.numpy().T))
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum().item() + np.trace(
+        np.cov(a.numpy().T) + np.cov(b.numpy().T)
+    ) - 2 * np.sqrt(values.real).sum()  # fmt: skip
+    assert frechet_distance(a, b) == pytest.approx(expected)
+
+
+def test_kernel_distance_is_the_sum_over_pairs():
+    x, y = np.random.default_rng(0).normal(size=(2, 5, 4))
+    k = lambda p, q: (p @ q / 4 + 1) ** 3  # noqa: E731
+    same = lambda s: np.mean([k(s[i], s[j]) for i in range(5) for j in range(5) if i != j])  # noqa: E731
+    cross = np.mean([k(p, q) for p in x for q in y])
+    got = kernel_distance(torch.tensor(x), torch.tensor(y))
+    assert got == pytest.approx(same(x) + same(y) - 2 * cross)
+    far = kernel_distance(torch.tensor(x), torch.tensor(y + 5))
+    assert far > 100 * abs(got)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -54,6 +82,8 @@ def test_identity_of_one_picture_for_all_is_chance():
         lambda: quality(EYE[0], EYE),
         lambda: diversity(EYE[:1]),
         lambda: identity(EYE[:1], EYE[:1]),
+        lambda: frechet_distance(EYE[:1], EYE),
+        lambda: kernel_distance(EYE, EYE[:1]),
     ],
 )
 def test_too_few_features_get_a_sentence(call):
