@@ -14,10 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nada.clip import CLIP
+from nada.clip import CLIP, resize
 from nada.generator import Generator
 from nada.guidance import Augmented, WeightedSum, objective, target_loss
-from nada.layers import SELECTORS, candidates, freeze_all_but
+from nada.layers import BY_TWO, SELECTORS, candidates, freeze_all_but
+from nada.precision import PRECISIONS, Pass, clip_in
 from nada.sample import sample
 
 Select = Callable[..., Sequence[str]]  # (generator, z, names=candidates) → names of layers
@@ -37,7 +38,13 @@ LIMITS = {
     "select_batch": (int, 1, 256),
     "preview_every": (int, 0, 100_000),
     "preview_psi": (float, -2, 2),
+    "micro_batch": (int, 0, 256),
+    "pool": (int, 0, 10_000),
 }  # kind, least and most of each number in AdaptConfig
+CHOICES = {
+    "precision": PRECISIONS,
+    "resolution": (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+}  # what each of the others may be
 
 
 class DivergedError(RuntimeError):
@@ -61,6 +68,16 @@ class AdaptConfig:
         base without noise, such as the bundled one, would only learn grain.
     preview_every: steps between previews, 0 for none; there is one after the first step as well.
     preview_seeds, preview_psi: what the previews show, with `sample`'s meaning.
+
+    What makes a step cheaper:
+    precision: "fp32"; "bf16" for convolutions in bfloat16, with gradients a few per cent off;
+        "auto" for that where the hardware has it.
+    resolution: side of the training pictures, whose finest layers then stay as they are; 0 for the
+        generator's.
+    micro_batch: pictures at once, 0 for all; the same sums in less memory.
+    checkpointing: compute a part of the forward pass twice instead of keeping it in memory.
+    pool: number of batches of latents that come round again, so that the frozen twin draws each
+        only once; 0 for new ones in each step.
     """
 
     steps: int = 150
@@ -79,6 +96,11 @@ class AdaptConfig:
     preview_every: int = 0
     preview_seeds: tuple[int, ...] = (0, 1, 2, 3)
     preview_psi: float = 0.7
+    precision: str = "fp32"
+    resolution: int = 0
+    micro_batch: int = 0
+    checkpointing: bool = False
+    pool: int = 0
 
     def __post_init__(self):
         for name, (kind, low, high) in LIMITS.items():
@@ -89,6 +111,15 @@ class AdaptConfig:
             if not number or isinstance(value, bool) or not low <= value <= high:
                 wanted = "a whole number" if kind is int else "a number"
                 raise ValueError(f"{name} is {value!r}: give {wanted} from {low} to {high}.")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                words = ", ".join(map(str, known))
+                raise ValueError(f"{name} is {getattr(self, name)!r}: give one of {words}.")
+
+    def how(self, generator: Generator) -> Pass:
+        """How the pictures of a step are computed."""
+        side = min(self.resolution or generator.size, generator.size)
+        return Pass(self.micro_batch, self.precision, side, self.checkpointing)
 
     def lr_at(self, step: int) -> float:
         """Adam's rate for step 0 … steps − 1: half a cosine from lr to final_lr."""
@@ -154,7 +185,9 @@ def adapt(
     random = torch.Generator().manual_seed(config.seed)
     if hasattr(loss_fn, "seed"):
         loss_fn.seed(config.seed)
-    names = layers = candidates(trainable, config.train_to_rgb)
+    how = config.how(frozen)
+    source = FrozenSide(frozen, config, how, getattr(loss_fn, "resolution", None), random)
+    names = layers = candidates(trainable, config.train_to_rgb, how.resolution)
     try:
         freeze_all_but(trainable, names, config.train_noise)
         trained = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
@@ -167,8 +200,8 @@ def adapt(
                 freeze_all_but(trainable, layers, config.train_noise)
             optimizer.param_groups[0]["lr"] = lr = config.lr_at(step)
             optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
-            ws, noise = _draw_inputs(frozen, config, random)
-            loss, terms = _backward(frozen, trainable, loss_fn, ws, noise)
+            ws, noise, pictures = source.draw()
+            loss, terms = _backward(trainable, loss_fn, ws, noise, pictures, how)
             _copy(trained, last_good)  # a sound loss and gradient came of these weights
             optimizer.step()
             seconds = time.monotonic() - start
@@ -200,36 +233,91 @@ def _draw_z(generator: Generator, count: int, random: torch.Generator) -> Tensor
     return z.to(generator.mean_latent.device)
 
 
+class FrozenSide:
+    """What both twins get in a step, and the pictures that the frozen one makes of it.
+
+    Where latents come round again (`AdaptConfig.pool`), so does all that belongs to them; their
+    pictures are kept at the size that CLIP sees, since nothing else looks at them.
+    """
+
+    def __init__(self, frozen, config: AdaptConfig, how: Pass, seen: int | None, random):
+        self.frozen, self.config, self.how, self.seen, self.random = (
+            frozen, config, how, seen, random,
+        )  # fmt: skip
+        self.seeds = torch.randint(2**62, (config.pool,), generator=random).tolist()
+        self.kept: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def draw(self) -> tuple[Tensor, list[Tensor], Tensor]:
+        """ws [N, num_ws, w_dim], noise, and pictures [N, 3, H, W] for the next step."""
+        if not self.seeds:
+            ws, noise = _draw_inputs(self.frozen, self.config, self.how, self.random)
+            return ws, noise, self._pictures(ws, noise)
+        which = int(torch.randint(len(self.seeds), (), generator=self.random))
+        own = torch.Generator().manual_seed(self.seeds[which])
+        ws, noise = _draw_inputs(self.frozen, self.config, self.how, own)
+        if which not in self.kept:
+            pictures = self._pictures(ws, noise)
+            self.kept[which] = resize(pictures, self.seen) if self.seen else pictures
+        return ws, noise, self.kept[which]
+
+    def _pictures(self, ws: Tensor, noise: list[Tensor]) -> Tensor:
+        parts = self.how.parts(ws, *noise)
+        return torch.cat([self.how.pictures(self.frozen, part, rest) for part, *rest in parts])
+
+
 @torch.no_grad()
 def _draw_inputs(
-    frozen: Generator, config: AdaptConfig, random: torch.Generator
+    frozen: Generator, config: AdaptConfig, how: Pass, random: torch.Generator
 ) -> tuple[Tensor, list[Tensor]]:
-    """The ws [N, num_ws, w_dim] and the noise of a step: both twins get the same."""
+    """The ws [N, num_ws, w_dim] and the noise of a step."""
     ws = frozen.mapping(_draw_z(frozen, config.batch, random), config.truncation_psi)
     if config.mixing and torch.rand((), generator=random) < config.mixing:
         second = frozen.mapping(_draw_z(frozen, config.batch, random), config.truncation_psi)
         crossover = int(torch.randint(1, frozen.num_ws, (), generator=random))
         ws = torch.cat([ws[:, :crossover], second[:, crossover:]], dim=1)
-    return ws, frozen.make_noise(config.batch, random)
+    return ws, frozen.make_noise(config.batch, random, how.resolution)
 
 
-def _backward(frozen, trainable, loss_fn, ws, noise) -> tuple[float, dict[str, float]]:
-    """Forward both twins, backward into the trainable; the loss and its terms.
+def _backward(
+    trainable, loss_fn, ws: Tensor, noise: list[Tensor], source: Tensor, how: Pass
+) -> tuple[float, dict[str, float]]:
+    """Forward and backward through the trainable; the loss and its terms.
+
+    The loss is differentiated for the pictures first and those then for the weights. So a loss that
+    compares the whole batch knows nothing of micro-batches: these are drawn once for the loss, and
+    once more, with what the backward pass needs, one after the other.
 
     FloatingPointError when the loss or a gradient is not finite.
     """
-    with torch.no_grad():
-        source = frozen.synthesis(ws, noise)
-    with torch.enable_grad():  # whatever the consumer's mode
-        adapted = trainable.synthesis(ws, noise)
-        terms = loss_fn.terms(source, adapted) if hasattr(loss_fn, "terms") else {}
-        loss = loss_fn.total(terms) if terms else loss_fn(source, adapted)
-        loss.backward()
+    parts = how.parts(ws, *noise)
+    with torch.set_grad_enabled(len(parts) == 1):  # whatever the consumer's mode
+        drawn = torch.cat([how.pictures(trainable, part, rest) for part, *rest in parts])
+    adapted = drawn.detach().requires_grad_(True)
+    loss, terms = _loss(loss_fn, source, adapted, how.precision)
+    with torch.enable_grad():
+        if len(parts) == 1:
+            drawn.backward(adapted.grad)
+        else:
+            for part, *rest, gradient in how.parts(ws, *noise, adapted.grad):
+                how.pictures(trainable, part, rest).backward(gradient)
     gradients = [p.grad for p in trainable.parameters() if p.grad is not None]
-    size = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else loss.detach()
-    if not torch.isfinite(loss.detach() + size):
+    size = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else loss
+    if not torch.isfinite(loss + size):
         raise FloatingPointError(f"the loss is {loss.item():g} and its gradient {size.item():g}.")
     return loss.item(), {name: term.item() for name, term in terms.items()}
+
+
+def _loss(loss_fn, source: Tensor, adapted: Tensor, precision: str) -> tuple[Tensor, dict]:
+    """The loss, its terms by name, and in `adapted.grad` its gradient for the pictures."""
+    context, scale = clip_in(precision, adapted.device)
+    with torch.enable_grad():
+        with context:
+            terms = loss_fn.terms(source, adapted) if hasattr(loss_fn, "terms") else {}
+            loss = loss_fn.total(terms) if terms else loss_fn(source, adapted)
+        (loss * scale).backward()
+    adapted.grad /= scale
+    return loss.detach(), terms
 
 
 @torch.no_grad()
@@ -242,7 +330,7 @@ def _preview(trainable: Generator, config: AdaptConfig, step: int) -> Tensor | N
     due = step in (1, config.steps) or step % max(1, config.preview_every) == 0
     if not (config.preview_every and due):
         return None
-    return sample(trainable, config.preview_seeds, config.preview_psi)
+    return sample(trainable, config.preview_seeds, config.preview_psi, precision=config.precision)
 
 
 # Usual settings
@@ -273,7 +361,7 @@ PRESETS = {
         source="photo",
     ),
     "ffhq": Preset(
-        AdaptConfig(steps=300, preview_every=10),
+        AdaptConfig(steps=300, preview_every=10, precision="auto"),
         guidance={"directional": 1.0},
         source="photo",
         k=10,
@@ -294,8 +382,14 @@ def prepare(
             f"use {' or '.join(map(repr, SELECTORS))}."
         )
     loss = objective(clips, source, target, **preset.guidance)
-    by = partial(SELECTORS[preset.method], objective=target_loss(clips, target), k=preset.k)
-    return loss, by
+    config, asks = preset.config, target_loss(clips, target)
+    how = Pass(
+        min(BY_TWO.micro_batch, config.micro_batch or config.batch),
+        config.precision,
+        config.resolution,
+        config.checkpointing,
+    )
+    return loss, partial(SELECTORS[preset.method], objective=asks, k=preset.k, how=how)
 
 
 def record(clips: Sequence[CLIP], target: str, preset: Preset, progress: Progress) -> dict:

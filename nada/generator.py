@@ -12,14 +12,16 @@ gradient.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import log2, sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from op import fused_leaky_relu, upfirdn2d
+from op import FusedLeakyReLU, fused_leaky_relu, styled_leaky_relu, upfirdn2d
 
 EPSILON = 1e-8
 MAPPING_LR = 0.01  # the mapping network learns a hundred times slower than the rest
@@ -175,7 +177,13 @@ class Generator(nn.Module):
             w = self.mean_latent + truncation_psi * (w - self.mean_latent)
         return w.unsqueeze(1).expand(-1, self.num_ws, -1)  # [N, num_ws, w_dim]
 
-    def synthesis(self, ws: Tensor, noise: str | Sequence[Tensor] = "const") -> Tensor:
+    def synthesis(
+        self,
+        ws: Tensor,
+        noise: str | Sequence[Tensor] = "const",
+        resolution: int | None = None,
+        checkpointing: bool = False,
+    ) -> Tensor:
         """ws [N, num_ws, w_dim] → images [N, 3, size, size], about [-1, 1] but not clamped.
 
         Row 0 drives conv1, row i drives convs.(i − 1); row i + 1 also drives the to_rgb behind
@@ -185,24 +193,47 @@ class Generator(nn.Module):
             ws: one w per layer; `mapping` gives the same one for all.
             noise: "const" for the stored buffers, "random" for fresh noise from torch's global
                 randomness, or a list as `make_noise` returns.
+            resolution: end with the RGB that the layers up to this side add up to, [N, 3,
+                resolution, resolution]: the picture without its finest detail. None for all.
+            checkpointing: keep for the backward pass only what goes from one resolution to the
+                next, and compute the rest a second time then: less memory, more time.
 
         Raises:
-            ValueError: `ws` or `noise` does not fit the generator.
+            ValueError: `ws`, `noise` or `resolution` does not fit the generator.
         """
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(
                 f"ws is {list(ws.shape)}; [N, {self.num_ws}, {self.w_dim}] was expected."
             )
-        noises = self._noises(ws, noise)
+        levels = self.levels(resolution)
+        noises = self._noises(ws, noise, self.noise_sides[: 2 * levels + 1])
         rows = ws.unbind(1)
-        x = self.conv1(self.input(len(ws)), rows[0], noises[0])  # [N, C, 4, 4]
+        x = self.input(len(ws)).contiguous(memory_format=_layout(ws.device))
+        x = self.conv1(x, rows[0], noises[0])  # [N, C, 4, 4]
         rgb = self.to_rgb1(x, rows[1])  # [N, 3, 4, 4]
-        for i, to_rgb in enumerate(self.to_rgbs):
+        run = partial(checkpoint, self._level, use_reentrant=False, preserve_rng_state=False)
+        level = run if checkpointing else self._level
+        for i in range(levels):
             first = 2 * i + 1
-            x = self.convs[2 * i](x, rows[first], noises[first])  # twice as wide and high
-            x = self.convs[2 * i + 1](x, rows[first + 1], noises[first + 1])
-            rgb = to_rgb(x, rows[first + 2], rgb)
+            x, rgb = level(i, x, rgb, rows[first : first + 3], noises[first : first + 2])
         return rgb
+
+    def _level(self, i: int, x: Tensor, rgb: Tensor, rows, noises) -> tuple[Tensor, Tensor]:
+        """Features and RGB of one resolution → those of the next, twice as wide and high."""
+        x = self.convs[2 * i](x, rows[0], noises[0])
+        x = self.convs[2 * i + 1](x, rows[1], noises[1])
+        return x, self.to_rgbs[i](x, rows[2], rgb)
+
+    def levels(self, resolution: int | None) -> int:
+        """How many times the pictures double from 4 pixels to `resolution`; None for `size`.
+
+        Raises:
+            ValueError: the generator passes no such resolution.
+        """
+        sides = [4 * 2**i for i in range(len(self.config.channels))]
+        if (resolution or self.size) not in sides:
+            raise ValueError(f"resolution is {resolution}; this generator passes {sides}.")
+        return sides.index(resolution or self.size)
 
     def forward(
         self, z: Tensor, truncation_psi: float = 1.0, noise: str | Sequence[Tensor] = "const"
@@ -210,9 +241,13 @@ class Generator(nn.Module):
         """z [N, z_dim] → images [N, 3, size, size]: `mapping`, then `synthesis`."""
         return self.synthesis(self.mapping(z, truncation_psi), noise)
 
-    def make_noise(self, n: int, generator: torch.Generator) -> list[Tensor]:
-        """Noise for `n` images, one [n, 1, h, w] per convolution, from a CPU `torch.Generator`."""
-        shapes = [(n, 1, side, side) for side in self.noise_sides]
+    def make_noise(
+        self, n: int, generator: torch.Generator, resolution: int | None = None
+    ) -> list[Tensor]:
+        """Noise for `n` images, one [n, 1, h, w] per convolution, from a CPU `torch.Generator`;
+        resolution: as `synthesis` takes it."""
+        sides = self.noise_sides[: 2 * self.levels(resolution) + 1]
+        shapes = [(n, 1, side, side) for side in sides]
         return [torch.randn(s, generator=generator).to(self.mean_latent.device) for s in shapes]
 
     def layer(self, name: str) -> nn.Module:
@@ -234,8 +269,7 @@ class Generator(nn.Module):
         z = torch.randn(samples, self.z_dim, generator=torch.Generator().manual_seed(seed))
         self.mean_latent.copy_(self.style(z.to(self.mean_latent.device)).mean(0))
 
-    def _noises(self, ws: Tensor, noise: str | Sequence[Tensor]) -> Sequence[Tensor]:
-        sides = self.noise_sides
+    def _noises(self, ws: Tensor, noise: str | Sequence[Tensor], sides: list[int]):
         if isinstance(noise, str):
             if noise == "const":
                 return [getattr(self.noises, f"noise_{i}") for i in range(len(sides))]
@@ -342,12 +376,24 @@ class ModulatedConv(nn.Module):
         self.blur = Blur() if upsample else None
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        weight = self.weight[0]  # [O, I, k, k]
-        with torch.autocast(x.device.type, enabled=False):  # styles are few: full precision
-            style = self.modulation(w.float()) * self.scale  # [N, I]
-            gain = self._demodulation(weight, style) if self.demodulate else None  # [N, O]
-        x = self._convolve(x * _per_channel(style, x), weight)
+        x, gain = self.before_gain(x, w)
         return x if gain is None else x * _per_channel(gain, x)
+
+    def style(self, w: Tensor) -> Tensor:
+        """w [N, w_dim] → factors [N, I] of the input channels, the weight's own scale among them;
+        in full precision, as they are few."""
+        with torch.autocast(w.device.type, enabled=False):
+            return self.modulation(w.to(self.weight.dtype)) * self.scale
+
+    def before_gain(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The result [N, O, H', W'] but for the gain of the demodulation, and that: [N, O] or None.
+
+        For layers whose activation goes over all pixels anyway and takes the gain along.
+        """
+        weight, style = self.weight[0], self.style(w)  # [O, I, k, k], [N, I]
+        with torch.autocast(x.device.type, enabled=False):
+            gain = self._demodulation(weight, style) if self.demodulate else None  # [N, O]
+        return self._convolve(x * _per_channel(style, x), weight), gain
 
     def _demodulation(self, weight: Tensor, style: Tensor) -> Tensor:
         energy = weight.square().sum((2, 3))  # [O, I]
@@ -360,29 +406,23 @@ class ModulatedConv(nn.Module):
         return self.blur(x, up=1, pad=(1, 1))
 
 
+def _layout(device: torch.device) -> torch.memory_format:
+    """How features lie in memory. A CPU convolves channels_last without copying it first: measured
+    at 256 pixels, a step is 1.1 times as fast for it in float32 and 1.5 times in bfloat16."""
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+
+
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
     """[N, C] → [N, C, 1, 1] in the type of `like`, so that autocast is not promoted away."""
     return values.to(like.dtype)[:, :, None, None]
 
 
 class Noise(nn.Module):
-    """Adds one noise picture, scaled by a learnt strength, to all channels."""
+    """The learnt strength of the noise that all channels of a layer get."""
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        return x + (self.weight * noise).to(x.dtype)
-
-
-class Activation(nn.Module):
-    def __init__(self, channels: int):
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return fused_leaky_relu(x, self.bias)
 
 
 class StyledConv(nn.Module):
@@ -392,10 +432,11 @@ class StyledConv(nn.Module):
         super().__init__()
         self.conv = ModulatedConv(inputs, outputs, w_dim, upsample=upsample)
         self.noise = Noise()
-        self.activate = Activation(outputs)
+        self.activate = FusedLeakyReLU(outputs)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-        return self.activate(self.noise(self.conv(x, w), noise))
+        x, gain = self.conv.before_gain(x, w)
+        return styled_leaky_relu(x, self.activate.bias, gain, noise, self.noise.weight)
 
 
 class ToRGB(nn.Module):
@@ -408,8 +449,14 @@ class ToRGB(nn.Module):
         self.upsample = Blur() if upsample else None
 
     def forward(self, x: Tensor, w: Tensor, rgb: Tensor | None = None) -> Tensor:
-        out = self.conv(x, w) + self.bias  # full precision again, whatever x is
+        out = self._project(x, w) + self.bias  # full precision again, whatever x is
         if rgb is None:
             return out
         with torch.autocast(x.device.type, enabled=False):
             return out + self.upsample(rgb, up=2, pad=(2, 1))
+
+    def _project(self, x: Tensor, w: Tensor) -> Tensor:
+        """x [N, C, H, W] → [N, 3, H, W] by a matrix for each picture. Here, other than in a 3×3
+        convolution, the weights are few and it is scaling the pixels that would cost."""
+        matrix = self.conv.weight[0, :, :, 0, 0] * self.conv.style(w)[:, None]  # [N, 3, C]
+        return (matrix.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[2:])

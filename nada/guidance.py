@@ -100,6 +100,11 @@ class FeatureLoss(nn.Module, ABC):
         super().__init__()
         self.clip = clip
 
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the pictures that CLIP sees."""
+        return self.clip.resolution
+
     @abstractmethod
     def compare(self, source: Tensor, adapted: Tensor) -> Tensor:
         """The scalar loss of two sets of features [N, D]."""
@@ -234,6 +239,11 @@ class Augmented(nn.Module):
     def seed(self, seed: int) -> None:
         """Start the sequence of random changes that belongs to `seed`."""
         self.random.manual_seed(seed)
+
+    @property
+    def resolution(self) -> int:
+        """The largest picture that any of the CLIP models takes, in pixels."""
+        return self.loss.resolution
 
     def views_of(self, *batches: Tensor) -> tuple[Tensor, ...]:
         """Batches [N, 3, H, W] → [views·N, 3, s, s], all changed alike; s is CLIP's resolution."""

@@ -13,15 +13,20 @@ import torch
 from torch import Tensor
 
 from nada.generator import Generator
+from nada.precision import Pass
 
 Objective = Callable[[Tensor], Tensor]  # images [N, 3, H, W] → scalar, a mean over the batch
 
 SHIFT_LR = 0.01  # of the one step on w+ that the paper takes; scales all scores alike
+BY_TWO = Pass(micro_batch=2)  # as many pictures at once as a step has, for its memory
 
 
-def candidates(generator: Generator, to_rgb: bool = False) -> tuple[str, ...]:
-    """Names of the layers that may be trained: all styled convolutions, then the RGB outputs."""
-    return (*generator.conv_names, *(generator.to_rgb_names if to_rgb else ()))
+def candidates(generator: Generator, to_rgb: bool = False, resolution: int = 0) -> tuple[str, ...]:
+    """Names of the layers that may be trained: the styled convolutions up to a resolution (0 for
+    all of them), then the RGB outputs."""
+    levels = generator.levels(resolution or None)
+    convs, rgbs = generator.conv_names[: 2 * levels + 1], generator.to_rgb_names[: levels + 1]
+    return (*convs, *(rgbs if to_rgb else ()))
 
 
 def freeze_all_but(generator: Generator, names: Sequence[str], noise: bool = True) -> None:
@@ -52,30 +57,33 @@ def gradient_norms(
     objective: Objective,
     names: Sequence[str] | None = None,
     weight_only: bool = False,
-    micro_batch: int = 4,
+    how: Pass = BY_TWO,
 ) -> dict[str, float]:
     """L2 norm of the objective's gradient for each layer, {name: norm}.
 
     Args:
         z: [N, z_dim]; stored noise, no truncation.
-        objective: a mean over the batch, so that batches of `micro_batch` add up to the whole.
+        objective: a mean over the batch, so that micro-batches add up to the whole.
         names: layers to score; the styled convolutions by default.
         weight_only: the modulated convolution's weight alone instead of all the layer's tensors
             (style, noise strength and bias as well).
     """
-    names = candidates(generator) if names is None else names
+    names = candidates(generator, resolution=how.resolution) if names is None else names
     groups = {name: _tensors(generator, name, weight_only) for name in names}
     tensors = [tensor for group in groups.values() for tensor in group]
     with _trainable(generator, names):
         with torch.no_grad():
             ws = generator.mapping(z)
-        sums = _gradients(generator, ws, objective, tensors, micro_batch)
+        sums = _gradients(generator, ws, objective, tensors, how)
     sizes = {id(t): grad.double().norm().item() for t, grad in zip(tensors, sums)}
     return {name: math.hypot(*(sizes[id(t)] for t in group)) for name, group in groups.items()}
 
 
 def w_shifts(
-    generator: Generator, z: Tensor, objective: Objective, micro_batch: int = 4
+    generator: Generator,
+    z: Tensor,
+    objective: Objective,
+    how: Pass = BY_TWO,
 ) -> list[float]:
     """How far each row of w+ moves in one SGD step of 0.01 for the objective, [num_ws] numbers.
 
@@ -87,16 +95,16 @@ def w_shifts(
         with torch.no_grad():
             ws = generator.mapping(z)
         ws = ws.contiguous().requires_grad_(True)  # [N, num_ws, w_dim]; rows of their own
-        (gradient,) = _gradients(generator, ws, objective, [ws], micro_batch)
+        (gradient,) = _gradients(generator, ws, objective, [ws], how)
     return (SHIFT_LR * gradient.abs().mean(dim=(0, 2))).tolist()
 
 
-def _gradients(generator, ws, objective, inputs, micro_batch) -> list[Tensor]:
+def _gradients(generator, ws, objective, inputs, how: Pass) -> list[Tensor]:
     """Gradients of the mean objective, accumulated over parts of the batch: a part's memory."""
     sums = [torch.zeros_like(tensor) for tensor in inputs]
-    for part in ws.split(micro_batch):
+    for (part,) in how.parts(ws):
         with torch.enable_grad():
-            loss = objective(generator.synthesis(part)) * (len(part) / len(ws))
+            loss = objective(how.pictures(generator, part)) * (len(part) / len(ws))
         parts = torch.autograd.grad(loss, inputs, allow_unused=True)
         for total, gradient in zip(sums, parts):
             if gradient is not None:
@@ -131,6 +139,7 @@ def select_by_gradient(
     k: int,
     names: Sequence[str] | None = None,
     weight_only: bool = False,
+    how: Pass = BY_TWO,
 ) -> list[str]:
     """The k layers of largest gradient norm, largest first; k = 0 means all candidates.
 
@@ -141,14 +150,15 @@ def select_by_gradient(
         z: [N, z_dim] latents for the pass, 8 say.
         names: candidates; the styled convolutions by default.
         weight_only: see `gradient_norms`.
+        how: how to compute the pictures, by two of them by default.
 
     Raises:
         ValueError: k is negative or more than there are candidates.
     """
-    names = candidates(generator) if names is None else names
+    names = candidates(generator, resolution=how.resolution) if names is None else names
     if _check_count(k, names) == 0:
         return list(names)
-    return _largest(gradient_norms(generator, z, objective, names, weight_only), k)
+    return _largest(gradient_norms(generator, z, objective, names, weight_only, how), k)
 
 
 def select_by_w_shift(
@@ -157,6 +167,7 @@ def select_by_w_shift(
     objective: Objective,
     k: int,
     names: Sequence[str] | None = None,
+    how: Pass = BY_TWO,
 ) -> list[str]:
     """The k layers whose row of w+ moves most, most first; k = 0 means all candidates.
 
@@ -166,10 +177,10 @@ def select_by_w_shift(
 
     Args and raises: as `select_by_gradient`.
     """
-    names = candidates(generator) if names is None else names
+    names = candidates(generator, resolution=how.resolution) if names is None else names
     if _check_count(k, names) == 0:
         return list(names)
-    shifts, rows = w_shifts(generator, z, objective), row_of(generator)
+    shifts, rows = w_shifts(generator, z, objective, how), row_of(generator)
     return _largest({name: shifts[rows[name]] for name in names}, k)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from nada.generator import Generator
+from nada.precision import convolutions_in
 
 
 def parse_seeds(text: str, most: int = 10_000) -> list[int]:
@@ -48,7 +49,11 @@ def latents(seeds: Iterable[int], z_dim: int) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    generator: Generator, seeds: Iterable[int], truncation_psi: float = 0.7, batch: int = 8
+    generator: Generator,
+    seeds: Iterable[int],
+    truncation_psi: float = 0.7,
+    batch: int = 8,
+    precision: str = "fp32",
 ) -> Tensor:
     """The pictures of `seeds`, [N, 3, size, size] in [-1, 1] on the generator's device.
 
@@ -57,16 +62,19 @@ def sample(
         seeds: whole numbers, one picture each.
         truncation_psi: 1 for all the variety, 0 for the mean picture.
         batch: how many to compute at once.
+        precision: one of `nada.precision.PRECISIONS`.
 
     Raises:
-        ValueError: a seed, truncation or batch size that is none.
+        ValueError: a seed, truncation, batch size or precision that is none.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}; at least 1 was expected.")
     if not math.isfinite(truncation_psi):
         raise ValueError(f"truncation_psi is {truncation_psi}; a number such as 0.7 was expected.")
     z = latents(seeds, generator.z_dim).to(generator.mean_latent.device)
-    pictures = [generator(part, truncation_psi) for part in z.split(batch) if len(part)]
+    ws = generator.mapping(z, truncation_psi)
+    with convolutions_in(precision, z.device):
+        pictures = [generator.synthesis(part) for part in ws.split(batch) if len(part)]
     if not pictures:
         return z.new_empty(0, 3, generator.size, generator.size)
     return torch.cat(pictures).clamp(-1, 1)

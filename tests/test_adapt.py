@@ -134,7 +134,7 @@ def test_truncation_and_mixing_shape_the_latents(generator, monkeypatch):
     def ws_of(**settings):
         seen, frozen = [], copy.deepcopy(generator)
         synthesis = frozen.synthesis
-        frozen.synthesis = lambda ws, noise: seen.append(ws) or synthesis(ws, noise)
+        frozen.synthesis = lambda ws, *rest: seen.append(ws) or synthesis(ws, *rest)
         config = dataclasses.replace(QUICK, steps=8, **settings)
         list(adapt(frozen, copy.deepcopy(generator), lambda a, b: b.mean(), config))
         return torch.cat(seen)
@@ -354,7 +354,100 @@ def test_no_previews_unless_asked(generator, loss):
     assert all(progress.preview is None for progress in run(generator, loss)[1])
 
 
+# What makes a step cheaper
+
+
+def close(one, other, tolerance=1e-3) -> bool:
+    """Whether all tensors agree as well as sums in another order do."""
+    pairs = zip(one.state_dict().values(), other.state_dict().values())
+    return all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    "cheaper", [{"micro_batch": 1}, {"micro_batch": 3}, {"checkpointing": True},
+                {"micro_batch": 2, "checkpointing": True}]
+)  # fmt: skip
+def test_less_memory_gives_the_same_result(generator, loss, cheaper):
+    """With a loss that compares all pictures of the batch, and with random views."""
+    config = dataclasses.replace(QUICK, batch=4, steps=3, lr=0.002)
+    plain, story = run(generator, loss, config)
+    other, again = run(generator, loss, dataclasses.replace(config, **cheaper))
+    assert close(plain, other)
+    assert [p.loss for p in again] == pytest.approx([p.loss for p in story], rel=1e-3)
+
+
+def test_micro_batches_are_drawn_one_after_the_other(generator, loss):
+    trainable, sizes = copy.deepcopy(generator), []
+    trainable.conv1.register_forward_hook(lambda m, inputs, out: sizes.append(len(out)))
+    next(adapt(generator, trainable, loss, dataclasses.replace(QUICK, batch=5, micro_batch=2)))
+    assert sizes == [2, 2, 1] * 2
+
+
+def test_training_at_a_lower_resolution_leaves_the_finest_layers(generator, loss):
+    seen = []
+
+    def watch(source, adapted):
+        seen.extend([source.shape, adapted.shape])
+        return adapted.square().mean()
+
+    config = dataclasses.replace(QUICK, resolution=8)
+    adapted, story = run(generator, watch, config)
+    assert set(seen) == {(2, 3, 8, 8)}
+    assert layers_of(changed(generator, adapted)) == {"conv1", "convs.0", "convs.1"}
+    assert story[0].layers == ("conv1", "convs.0", "convs.1")
+    run(generator, loss, dataclasses.replace(config, resolution=1024))  # no more than there is
+
+
+def test_selection_sees_what_training_does(generator, clip_tiny):
+    config = dataclasses.replace(QUICK, resolution=8, precision="bf16")
+    preset = dataclasses.replace(PRESETS["demo"], config=config, k=2, method="w_shift")
+    loss, select = prepare([clip_tiny], "photo", "pencil sketch", preset)
+    _, story = run(generator, loss, config, select)
+    assert set(story[0].layers) < {"conv1", "convs.0", "convs.1"}
+
+
+def test_latents_that_come_round_are_drawn_once_by_the_frozen_twin(generator, loss):
+    drawn, frozen = [], copy.deepcopy(generator)
+    frozen.conv1.register_forward_hook(lambda m, inputs, out: drawn.append(inputs[1].clone()))
+    config = dataclasses.replace(QUICK, steps=12, pool=3, mixing=0.5)
+    first, _ = run(frozen, loss, config)
+    # the copy that is trained has the hook as well: it draws in every step
+    assert len(drawn) <= 12 + 3
+    latents = {tuple(row.flatten().tolist()) for row in drawn}
+    assert len(latents) <= 3
+    again, _ = run(generator, loss, config)
+    assert not changed(first, again)
+
+
+def test_kept_pictures_are_the_frozen_twins_own(generator):
+    """For a loss that tells no size of picture they are kept whole."""
+    pairs = []
+    config = dataclasses.replace(QUICK, steps=6, pool=1, lr=0.0)
+    run(generator, lambda a, b: pairs.append((a, b)) or b.square().mean(), config)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert all(a is pairs[0][0] for a, _ in pairs)
+
+
+def test_bfloat16_trains_nearly_as_float32_does(generator, loss):
+    config = dataclasses.replace(QUICK, steps=20, batch=4)
+    types = []
+    trainable = copy.deepcopy(generator)
+    trainable.convs[1].register_forward_hook(lambda m, inputs, out: types.append(out.dtype))
+    short = list(adapt(generator, trainable, loss, dataclasses.replace(config, precision="bf16")))
+    _, full = run(generator, loss, config)
+    assert set(types) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in trainable.parameters())
+    assert short[-1].loss == pytest.approx(full[-1].loss, abs=0.1)
+    assert short[-1].loss < short[0].loss - 0.1
+
+
 # Settings
+
+
+@pytest.mark.parametrize("name, value", [("precision", "half"), ("resolution", 300)])
+def test_choices_that_are_none_get_a_sentence(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} is {value!r}: give one of .*\.$"):
+        AdaptConfig(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -364,7 +457,7 @@ def test_no_previews_unless_asked(generator, loss):
         ("steps", None), ("batch", 0), ("batch", 10**6), ("lr", -0.1), ("lr", float("nan")),
         ("lr", float("inf")), ("final_lr", -1), ("beta1", 1.0), ("beta2", 1), ("seed", -1),
         ("seed", 2**64), ("mixing", 1.1), ("truncation_psi", 9), ("select_every", -2),
-        ("preview_every", -1), ("preview_psi", None),
+        ("preview_every", -1), ("preview_psi", None), ("micro_batch", -1), ("pool", 1.5),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_get_a_sentence(name, value):

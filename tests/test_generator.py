@@ -1,13 +1,14 @@
 """The generator against the reference program's pictures and gradients, and against itself."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from nada.generator import Generator, GeneratorConfig
-from tests.helpers import fill_generator, golden, randn, relative_error, tiny_generator
+from tests.helpers import TINY, fill_generator, golden, randn, relative_error, tiny_generator
 
 GOLDEN = golden("generator")
 
@@ -70,7 +71,8 @@ def test_gradients_of_all_kinds_of_tensors(reference32):
         gradient = parameters[name].grad
         norm, head = (GOLDEN[f"generator32/grad_{part}/{name}"] for part in ("norm", "head"))
         assert gradient.norm().item() == pytest.approx(norm.item(), rel=1e-3), name
-        assert relative_error(gradient.flatten()[:64], head) < 1e-3, name
+        # both are float32, and each is about 5e-4 from float64 where a leaky ReLU has its kink
+        assert relative_error(gradient.flatten()[:64], head) < 2e-3, name
 
 
 @pytest.mark.parametrize("size, count", [(1024, 30_370_060), (512, 30_276_583), (256, 30_034_338)])
@@ -183,6 +185,36 @@ def test_truncation_goes_from_the_mean_to_w(generator):
     torch.testing.assert_close(generator.mapping(z, 0.25), mean + 0.25 * (full - mean))
 
 
+@pytest.mark.parametrize("resolution", [4, 8])
+def test_a_lower_resolution_is_the_generator_without_its_upper_layers(generator, resolution):
+    config = dataclasses.replace(
+        TINY, size=resolution, channels=TINY.channels[: generator.levels(resolution) + 1]
+    )
+    smaller = Generator(config)
+    state = generator.state_dict()
+    smaller.load_state_dict({key: state[key] for key in smaller.state_dict()})
+    z = torch.randn(2, 16)
+    expected = smaller(z)
+    got = generator.synthesis(generator.mapping(z), resolution=resolution)
+    assert got.shape == (2, 3, resolution, resolution)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    noise = generator.make_noise(2, torch.Generator().manual_seed(0), resolution)
+    assert max(n.shape[-1] for n in noise) == resolution
+    generator.synthesis(generator.mapping(z), noise, resolution)
+
+
+def test_checkpointing_gives_the_same_pictures_and_gradients(generator):
+    ws = generator.mapping(torch.randn(2, 16)).contiguous().requires_grad_(True)
+    generator.requires_grad_(True)
+    results = []
+    for checkpointing in (False, True):
+        images = generator.synthesis(ws, checkpointing=checkpointing)
+        weight = generator.convs[1].conv.weight
+        results.append((images, *torch.autograd.grad(images.square().sum(), [ws, weight])))
+    for plain, other in zip(*results):
+        torch.testing.assert_close(plain, other)
+
+
 def test_bfloat16_comes_close(generator):
     ws = generator.mapping(torch.randn(4, 16))
     full = generator.synthesis(ws)
@@ -238,6 +270,7 @@ def test_impossible_architectures_get_a_sentence(fields, complaint):
         (lambda g: g.synthesis(torch.randn(2, 6, 16), "fresh"), "'const', 'random' or a list"),
         (lambda g: g.synthesis(torch.randn(2, 6, 16), []), "5 tensors"),
         (lambda g: g.synthesis(torch.randn(2, 6, 16), [torch.ones(1, 1, 4, 4)] * 5), "sides"),
+        (lambda g: g.synthesis(torch.randn(2, 6, 16), resolution=32), r"passes \[4, 8, 16\]"),
         (lambda g: g.layer("convs.4"), "conv1, convs.0, convs.1, convs.2, convs.3, to_rgb1"),
         (lambda g: g.layer("style"), "no layer 'style'"),
     ],

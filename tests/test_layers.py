@@ -16,6 +16,7 @@ from nada.layers import (
     select_layers_to_unfreeze,
     w_shifts,
 )
+from nada.precision import Pass
 from tests.helpers import fill_generator, golden, randn, tiny_generator
 
 GOLDEN = golden("guidance")
@@ -61,9 +62,13 @@ def test_gradient_norms_are_the_reference_programs(reference, clip_a, target, en
 
 def test_micro_batches_make_no_difference(generator, z, objective):
     names = candidates(generator, to_rgb=True)
-    whole, parts = (gradient_norms(generator, z, objective, names, micro_batch=n) for n in (5, 2))
-    assert parts == pytest.approx(whole, rel=1e-3)
-    whole, parts = (w_shifts(generator, z, objective, micro_batch=n) for n in (5, 2))
+    hows = (Pass(micro_batch=5), Pass(micro_batch=2), Pass(micro_batch=2, checkpointing=True))
+    for how in hows[1:]:
+        whole, parts = (
+            gradient_norms(generator, z, objective, names, how=each) for each in (hows[0], how)
+        )
+        assert parts == pytest.approx(whole, rel=1e-3)
+    whole, parts = (w_shifts(generator, z, objective, how) for how in hows[:2])
     assert parts == pytest.approx(whole, rel=1e-3)
 
 

@@ -1,0 +1,278 @@
+"""How much memory a run will take, told from shapes before it starts, and a plan that fits.
+
+Most of it is what the backward pass keeps of the convolutions. `saved_bytes` lists that layer by
+layer; a test holds it against what PyTorch keeps. `fit` then gives up first what costs only time
+(pictures at once, checkpointing) and last what changes the result (the training resolution).
+"""
+
+import copy
+import resource
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import torch
+
+import op
+from nada.adapt import AdaptConfig
+from nada.clip import CLIP
+from nada.generator import Generator, GeneratorConfig
+from nada.layers import candidates
+from nada.precision import uses_bf16
+
+LEAST_RESOLUTION = 256  # below it CLIP, which sees 224 pixels, would miss something
+PASSING = 6  # tensors of the largest layer at once on the way back: gradients and reordered copies
+SPARE = 1.2  # on the sum, for what the allocator cannot use
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Shapes of one styled convolution: channels in and out, sides in pixels before and after."""
+
+    inputs: int
+    outputs: int
+    before: int
+    after: int
+
+    def saved(self, fused: bool) -> int:
+        """Numbers kept for the backward pass of one picture: the input, its product with the style
+        and the result; without fused operations also the filter's input and the product with the
+        gain."""
+        own = 2 * self.inputs * self.before**2 + self.outputs * self.after**2
+        if fused:
+            return own
+        filtered = self.outputs * (self.after + 1) ** 2 if self.after > self.before else 0
+        return own + self.outputs * self.after**2 + filtered
+
+
+def convolutions(config: GeneratorConfig, resolution: int) -> list[list[Convolution]]:
+    """The styled convolutions of each resolution from 4 to `resolution`."""
+    first, *rest = config.channels
+    levels, narrow, side = [[Convolution(first, first, 4, 4)]], first, 4
+    for wide in rest:
+        if side == resolution:
+            break
+        up = Convolution(narrow, wide, side, 2 * side)
+        levels.append([up, Convolution(wide, wide, 2 * side, 2 * side)])
+        narrow, side = wide, 2 * side
+    return levels
+
+
+def saved_bytes(
+    config: GeneratorConfig, resolution: int, checkpointing: bool, fused: bool, width: int
+) -> int:
+    """What the generator keeps for the backward pass of one picture, all layers trained.
+
+    width: bytes of a number in the convolutions, 4 or 2.
+    """
+    levels = convolutions(config, resolution)
+
+    def whole(level: list[Convolution]) -> int:
+        return sum(conv.saved(fused) for conv in level)
+
+    last = levels[-1][-1]
+    result = last.outputs * last.after**2  # what only the last to_rgb looks at
+    if not checkpointing:
+        return width * (sum(map(whole, levels)) + result)
+    between = sum(level[0].inputs * level[0].before ** 2 for level in levels)
+    return width * (between + max(map(whole, levels)) + result)
+
+
+def clip_bytes(clip: CLIP) -> int:
+    """What CLIP keeps for the backward pass of one picture, measured on a copy without numbers."""
+    model = _without_numbers(clip)
+    side = clip.resolution
+    weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def note(tensor):
+        kept[_storage(tensor)] = tensor
+        return tensor
+
+    images = torch.empty(1, 3, side, side, device="meta", requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.enable_grad():
+        model.encode_image(images)
+    return _bytes(tensor for storage, tensor in kept.items() if storage not in weights)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """What tells memory apart also where there is none."""
+    return tensor.untyped_storage()._cdata
+
+
+def _without_numbers(clip: CLIP) -> CLIP:
+    """The same architecture on the meta device, where tensors have shapes only."""
+    memo = {id(p): torch.nn.Parameter(p.to("meta"), False) for p in clip.parameters()}
+    return copy.deepcopy(clip, memo).to("meta")
+
+
+class TooLittleMemory(ValueError):
+    """No plan fits; the message says what is needed and what to do."""
+
+
+def estimate(
+    generator: Generator, clips: Sequence[CLIP], config: AdaptConfig, views: int = 0
+) -> int:
+    """Bytes that `adapt` takes beside the loaded models, at its peak.
+
+    views: augmented copies of each picture (`nada.guidance.objective`), 0 for the picture itself.
+    """
+    return _estimate(generator, clips, config, _seen(clips, views))
+
+
+def _seen(clips: Sequence[CLIP], views: int) -> int:
+    """What the CLIP models keep of one picture."""
+    return sum(map(clip_bytes, clips)) * max(1, views)
+
+
+def _estimate(generator: Generator, clips: Sequence[CLIP], config: AdaptConfig, seen: int) -> int:
+    how, device = config.how(generator), generator.mean_latent.device
+    fused = op.describe(device)["runs"] != "reference"
+    width = 2 if uses_bf16(config.precision, device) else 4
+    at_once = min(config.micro_batch or config.batch, config.batch)
+    last = convolutions(generator.config, how.resolution)[-1][-1]
+    largest = width * last.outputs * last.after**2
+    kept = saved_bytes(generator.config, how.resolution, how.checkpointing, fused, width)
+    pictures = 4 * 4 * 3 * how.resolution**2  # of both twins, their noise, a gradient
+    pool = config.pool * 4 * 3 * max(clip.resolution for clip in clips) ** 2
+    activations = at_once * (kept + PASSING * largest) + config.batch * (pictures + seen + pool)
+    return ceil(SPARE * (weights_bytes(generator, config) + activations))
+
+
+def weights_bytes(generator: Generator, config: AdaptConfig) -> int:
+    """The trainable twin, and of what may train the gradient, Adam's two means and the last good
+    state."""
+    names = candidates(generator, config.train_to_rgb, config.how(generator).resolution)
+    trained = [p for name in names for p in generator.layer(name).parameters()]
+    return _bytes(generator.parameters()) + 4 * _bytes(trained)
+
+
+def _bytes(tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+# Plans
+
+
+def plans(generator: Generator, config: AdaptConfig) -> Iterator[AdaptConfig]:
+    """Ways to run with less and less memory: first slower ones, then ones that leave the finest
+    layers as they are."""
+    side = config.how(generator).resolution
+    while True:
+        at_once = min(config.micro_batch or config.batch, config.batch)
+        yield replace(config, resolution=side)
+        while at_once > 1:
+            at_once = ceil(at_once / 2)
+            yield replace(config, resolution=side, micro_batch=at_once)
+        yield replace(config, resolution=side, micro_batch=1, checkpointing=True)
+        if side <= LEAST_RESOLUTION:
+            return
+        side //= 2
+
+
+def fit(
+    generator: Generator,
+    clips: Sequence[CLIP],
+    config: AdaptConfig,
+    views: int = 0,
+    free: int | None = None,
+) -> AdaptConfig:
+    """The settings, changed as little as makes the run fit into the memory that is free.
+
+    free: bytes; by default what the generator's device has now (`free_bytes`).
+
+    Raises:
+        TooLittleMemory: no plan fits.
+    """
+    free = free_bytes(generator.mean_latent.device) if free is None else free
+    if free is None:
+        return config
+    needs, seen = [], _seen(clips, views)
+    for plan in plans(generator, config):
+        needs.append(_estimate(generator, clips, plan, seen))
+        if needs[-1] <= free:
+            return config if len(needs) == 1 else plan
+    raise TooLittleMemory(
+        f"Training needs {_gb(min(needs))} of memory at the least and {_gb(free)} are free: "
+        "close other programs, or choose a smaller generator or CLIP."
+    )
+
+
+def changes(asked: AdaptConfig, plan: AdaptConfig, generator: Generator) -> str:
+    """What a plan does other than was asked, in a sentence; "" for nothing."""
+    if plan == asked:
+        return ""
+    parts = []
+    if plan.micro_batch != asked.micro_batch:
+        parts.append(f"{plan.micro_batch} of {plan.batch} pictures at once")
+    if plan.checkpointing and not asked.checkpointing:
+        parts.append("parts of each step computed twice")
+    if plan.resolution < asked.how(generator).resolution:
+        parts.append(f"trained at {plan.resolution} pixels, the finest layers left as they are")
+    return f"To fit into memory: {'; '.join(parts)}."
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+# What is free
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that could be taken on the device; None where that cannot be told."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type != "cpu":
+        return None
+    limits = [limit for limit in (_available(), _left_in_group()) if limit is not None]
+    return min(limits, default=None)
+
+
+def _available() -> int | None:
+    """What Linux calls available: free, or used for what can be read again."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    return int(line.split()[1]) * 1024
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had at once.
+
+    Linux tells it in a file: what the usual call tells there counts from before a fork.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+# usage, limit, statistics, of version 2 and 1
+GROUP_FILES = (
+    ("memory.current", "memory.max", "memory.stat"),
+    (
+        "memory/memory.usage_in_bytes",
+        "memory/memory.limit_in_bytes",
+        "memory/memory.stat",
+    ),
+)
+
+
+def _left_in_group(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What the control group of a container leaves; files it has read count as free."""
+    for names in GROUP_FILES:
+        try:
+            used, limit, statistics = ((root / name).read_text() for name in names)
+        except OSError:
+            continue
+        if limit.strip().isdigit() and int(limit) < 2**60:  # not "max", nor beyond all memory
+            words = dict(line.split()[:2] for line in statistics.splitlines())
+            return max(0, int(limit) - int(used) + int(words.get("inactive_file", 0)))
+    return None

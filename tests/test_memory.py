@@ -1,0 +1,187 @@
+"""The estimate against what PyTorch keeps and what a process takes; plans from much to little."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import op
+from nada.adapt import PRESETS, AdaptConfig
+from nada.generator import Generator, GeneratorConfig
+from nada.memory import (
+    TooLittleMemory,
+    _left_in_group,
+    changes,
+    clip_bytes,
+    estimate,
+    fit,
+    free_bytes,
+    plans,
+    saved_bytes,
+)
+from tests.helpers import make_clip
+
+NARROW = GeneratorConfig(64, 16, 16, 2, (24, 24, 16, 12, 8))
+GB = 10**9
+
+
+def kept_by(run) -> dict[int, torch.Tensor]:
+    """Tensors that PyTorch keeps for the backward pass of what `run` computes, by storage."""
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run()
+    return kept
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_what_the_generator_keeps_is_told_from_its_shapes(backend):
+    if backend == "cpp" and op.describe()["runs"] != "cpp":
+        pytest.skip("the C++ operations are not built here")
+    generator = Generator(NARROW)
+    ws = generator.mapping(torch.randn(1, 16)).detach()
+    weights = {p.untyped_storage().data_ptr() for p in generator.parameters()}
+    with op.use_backend(backend):
+        kept = kept_by(lambda: generator.synthesis(ws))
+    features = [
+        tensor for place, tensor in kept.items() if tensor.ndim == 4 and place not in weights
+    ]
+    counted = sum(tensor.untyped_storage().nbytes() for tensor in features)
+    told = saved_bytes(NARROW, 64, checkpointing=False, fused=backend == "cpp", width=4)
+    assert told == pytest.approx(counted, rel=0.12)
+
+
+def test_checkpointing_and_a_lower_resolution_keep_less():
+    config = GeneratorConfig.standard(1024)
+
+    def told(resolution, checkpointing, width=4):
+        return saved_bytes(config, resolution, checkpointing, True, width)
+
+    assert told(1024, True) < 0.7 * told(1024, False)
+    assert told(256, False) < 0.35 * told(1024, False)
+    assert told(1024, False, 2) == told(1024, False) / 2
+
+
+def test_what_clip_keeps_is_measured_without_numbers(clip_a):
+    images = torch.randn(1, 3, 64, 64, requires_grad=True)
+    kept = kept_by(lambda: clip_a.encode_image(images))
+    weights = {p.untyped_storage().data_ptr() for p in clip_a.parameters()}
+    counted = sum(t.nbytes for place, t in kept.items() if place not in weights)
+    assert clip_bytes(clip_a) == pytest.approx(counted, rel=0.25)
+    assert all(p.device.type == "cpu" for p in clip_a.parameters())
+
+
+MEASURE = """
+import copy, json, sys
+import torch
+from nada.adapt import AdaptConfig, adapt
+from nada.generator import Generator, GeneratorConfig
+from nada.guidance import DirectionalLoss
+from nada.memory import estimate, peak_bytes
+from tests.helpers import make_clip
+
+torch.set_num_threads(1)
+frozen = Generator(GeneratorConfig(256, 64, 64, 2, (64,) * 7)).eval().requires_grad_(False)
+clip = make_clip("tiny", 16, 16, 1, 64, 8, 24, 49408, 64, 1, 1)
+loss = DirectionalLoss(clip, torch.ones(16))
+config = AdaptConfig(steps=2, **json.loads(sys.argv[1]))
+frozen.synthesis(frozen.mapping(torch.randn(1, 64)))  # libraries load what they need
+before = peak_bytes()
+list(adapt(frozen, copy.deepcopy(frozen), loss, config))
+after = peak_bytes()
+print(json.dumps([after - before, estimate(frozen, [clip], config)]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts memory as Linux does")
+@pytest.mark.parametrize(
+    "settings", [{"batch": 4}, {"batch": 4, "micro_batch": 1}, {"batch": 2, "checkpointing": True}]
+)
+def test_a_process_takes_about_what_was_told(settings):
+    command = [sys.executable, "-c", MEASURE, json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    taken, told = json.loads(done.stdout)
+    assert 0.25 * told < taken < 1.05 * told  # how many copies convolutions make is the processor's
+
+
+# Plans
+
+
+@pytest.fixture(scope="module")
+def ffhq():
+    """The shapes of a generator of 1024 pixels, without numbers."""
+    with torch.device("meta"):
+        return Generator(GeneratorConfig.standard(1024))
+
+
+@pytest.fixture(scope="module")
+def vit():
+    """CLIP's usual architecture at a quarter of its depth, which costs less to make."""
+    return make_clip("vit", 512, 224, 3, 768, 32, 77, 49408, 64, 1, 1)
+
+
+def test_each_plan_needs_less_than_the_one_before_or_keeps_the_pictures_whole(ffhq, vit):
+    config = dataclasses.replace(PRESETS["ffhq"].config, batch=4, precision="fp32")
+    ways = list(plans(ffhq, config))
+    assert ways[0] == dataclasses.replace(config, resolution=1024)
+    told = [(w.resolution, w.micro_batch, w.checkpointing) for w in ways]
+    assert told[:4] == [(1024, 0, False), (1024, 2, False), (1024, 1, False), (1024, 1, True)]
+    assert told[-1] == (256, 1, True)
+    for side in (1024, 512, 256):
+        needs = [estimate(ffhq, [vit], way) for way in ways if way.resolution == side]
+        assert needs == sorted(needs, reverse=True)
+
+
+def test_ffhq_trains_on_eight_gigabytes(ffhq, vit):
+    loaded = 1 * GB  # the frozen twin, CLIP, PyTorch itself
+    config = dataclasses.replace(PRESETS["ffhq"].config, precision="fp32")
+    plan = fit(ffhq, [vit], config, free=8 * GB - loaded)
+    assert plan.how(ffhq).resolution == 1024
+    plan = fit(ffhq, [vit], dataclasses.replace(config, batch=16), free=8 * GB - loaded)
+    assert plan.how(ffhq).resolution == 1024 and plan.micro_batch < 16
+
+
+def test_plenty_changes_nothing_and_little_changes_what_it_must(ffhq, vit):
+    config = AdaptConfig(batch=4)
+    assert fit(ffhq, [vit], config, free=1000 * GB) == config
+    needs = [estimate(ffhq, [vit], way) for way in plans(ffhq, config)]
+    plan = fit(ffhq, [vit], config, free=needs[2])
+    assert plan.micro_batch == 1 and not plan.checkpointing
+    assert changes(config, config, ffhq) == ""
+    assert changes(config, plan, ffhq) == "To fit into memory: 1 of 4 pictures at once."
+    least = fit(ffhq, [vit], config, free=min(needs))
+    told = changes(config, least, ffhq)
+    assert "computed twice" in told and "trained at 256 pixels, the finest layers left" in told
+
+
+def test_too_little_for_any_plan_gets_a_sentence(ffhq, vit):
+    with pytest.raises(TooLittleMemory, match=r"needs 1\.\d GB .* 0\.2 GB are free: close other"):
+        fit(ffhq, [vit], AdaptConfig(), free=GB // 5)
+
+
+def test_where_nothing_can_be_told_nothing_is_planned(ffhq, vit):
+    assert free_bytes(torch.device("meta")) is None
+    assert fit(ffhq, [vit], AdaptConfig()) == AdaptConfig()
+
+
+@pytest.mark.parametrize(
+    "limit, left", [("5000000\n", 5_000_000 - 3_000_000 + 400_000), ("max\n", None)]
+)
+def test_a_containers_limit_counts(tmp_path, limit, left):
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.stat").write_text("anon 9\ninactive_file 400000\n")
+    assert _left_in_group(tmp_path) == left
+    assert _left_in_group(tmp_path / "none") is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's files")
+def test_this_machine_has_memory_to_take():
+    assert free_bytes(torch.device("cpu")) > 10**7
