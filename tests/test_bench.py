@@ -1,0 +1,212 @@
+"""The reference formulation has the library's mathematics; the benchmark adds up what it times."""
+
+import argparse
+import copy
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nada import bench
+from nada.__main__ import main
+from nada.generator import GeneratorConfig
+from nada.guidance import DirectionalLoss, GlobalLoss
+from nada.layers import w_shifts
+from nada.precision import convolutions_in
+from tests import reference_formulation as reference
+from tests.helpers import TINY, relative_error, tiny_generator
+
+WIDER = GeneratorConfig(64, 32, 32, 2, (48, 48, 32, 24, 16))
+OPERATIONS = ("PLAIN", "DEPTHWISE", "FUSED")
+
+
+@pytest.fixture(scope="module")
+def double():
+    return tiny_generator(WIDER).double()
+
+
+# The same mathematics
+
+
+@pytest.mark.parametrize("operations", OPERATIONS)
+def test_pictures_of_the_reference_formulation_are_the_librarys(double, operations):
+    ws = double.mapping(torch.randn(2, 32).double()).clone()
+    ws[:, 3] += 0.1  # rows that differ
+    noise = [n.double() for n in double.make_noise(2, torch.Generator().manual_seed(1))]
+    expected = reference.synthesis(double, ws, noise, getattr(reference, operations))
+    torch.testing.assert_close(double.synthesis(ws, noise), expected, rtol=1e-9, atol=1e-9)
+
+
+class Eye(torch.nn.Module):
+    """A CLIP of a few lines that works in any numbers: OpenAI's holds float32 within."""
+
+    name, resolution = "eye", 16
+
+    def __init__(self):
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        self.register_buffer("weight", torch.randn(24, 3 * 16 * 16, generator=rng))
+        self.register_buffer("text", F.normalize(torch.randn(1, 24, generator=rng)))
+
+    def encode_image(self, images):
+        pixels = F.adaptive_avg_pool2d(images, 16).flatten(1)
+        return F.normalize((pixels @ self.weight.T).tanh(), dim=1)
+
+    def encode_text(self, prompts):
+        return self.text.expand(len(prompts), -1)
+
+    def check_prompt(self, prompt):
+        pass
+
+
+def test_w_shifts_of_the_reference_formulation_are_the_librarys():
+    generator, eye = tiny_generator().double(), Eye().double()
+    z = torch.randn(4, 16).double()
+    expected = reference.w_shifts(generator, z, eye, "sketch")
+    got = w_shifts(generator, z, GlobalLoss(eye, "sketch").double())
+    assert got == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def gradients(generator, pictures_of, loss, source) -> torch.Tensor:
+    """All gradients of the styled convolutions for a loss, in one vector."""
+    generator = copy.deepcopy(generator)
+    trained = reference.train_everything(generator)
+    loss(source, pictures_of(generator)).backward()
+    return torch.cat([p.grad.flatten().double() for p in trained])
+
+
+def errors_of_gradients(generator) -> dict[str, float]:
+    """Distances from the reference's gradients in float64, relative to their length."""
+    z, direction = torch.randn(2, generator.z_dim), F.normalize(torch.randn(24), dim=0)
+
+    def run(numbers, library: bool, precision="fp32"):
+        twin, eye = copy.deepcopy(generator).to(numbers), Eye().to(numbers)
+        loss = DirectionalLoss(eye, direction).to(numbers)
+        ws = twin.mapping(z.to(numbers))
+        source = torch.zeros(2, 3, twin.size, twin.size, dtype=numbers)
+
+        def pictures_of(g):
+            if not library:
+                return reference.synthesis(g, ws)
+            with convolutions_in(precision, ws.device):
+                return g.synthesis(ws)
+
+        return gradients(twin, pictures_of, loss, source)
+
+    exact = run(torch.float64, False)
+    return {
+        "reference": relative_error(run(torch.float32, False), exact),
+        "fp32": relative_error(run(torch.float32, True), exact),
+        "bf16": relative_error(run(torch.float32, True, "bf16"), exact),
+    }
+
+
+def test_gradients_are_as_near_to_float64_as_the_references():
+    """Twice the reference's own distance, which kinks of the leaky ReLU make as large as it is."""
+    errors = errors_of_gradients(tiny_generator(WIDER))
+    assert errors["fp32"] < 2 * errors["reference"] < 1e-2
+    assert errors["fp32"] < errors["bf16"] < 0.6
+
+
+def test_a_reference_step_moves_the_convolutions_and_nothing_else(clip_tiny):
+    frozen = tiny_generator()
+    trainable = copy.deepcopy(frozen)
+    optimizer = torch.optim.Adam(reference.train_everything(trainable), 0.01, (0.0, 0.99))
+    direction = F.normalize(torch.ones(16), dim=0)
+    reference.step(frozen, trainable, clip_tiny, direction, "sketch", optimizer)
+    before, after = frozen.state_dict(), trainable.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(name.startswith("conv") for name in moved)
+    assert len(moved) == 5 * len(frozen.conv_names)
+
+
+# Adding up
+
+
+def measured(**parts) -> dict[str, bench.Measured]:
+    return {name: bench.Measured(times, flops) for name, (times, flops) in parts.items()}
+
+
+def test_rows_add_up_choice_and_training():
+    table = bench.rows_of(
+        {
+            "reference": measured(choose=([30.0, 33.0, 30.0], 300), train=([10.0, 11.0, 10.0], 80)),
+            "ours, bf16": measured(whole=([6.0, 6.0, 5.0], 200), train=([2.0, 2.0, 2.0], 60)),
+        },
+        {"reference": 9.0},
+        {"fp32": 100.0, "bf16": 400.0},
+        every=8,
+        compiled=True,
+    )
+    first, often, rarely = table
+    assert (first.ratio, first.least, first.most) == (1, 1, 1)
+    assert first.seconds == 40 and first.share is None and first.gb == 9
+    assert often.seconds == 6 and often.ratio == pytest.approx(40 / 6) and often.every == 1
+    assert often.least == pytest.approx(40 / 6) and often.most == pytest.approx(40 / 5)
+    assert rarely.seconds == 2.5 and rarely.ratio == 16 and rarely.every == 8
+    assert rarely.share == pytest.approx((60 + 140 / 8) / 2.5 / 400) and rarely.gb is None
+    lines = bench.table(table).splitlines()
+    assert "| reference | every step | 40 | 1.0 | 1.0 to 1.0 |  | 9.0 |" in lines
+    assert lines[-1].startswith("| ours, bf16 | every 8 steps | 2.5 | 16.0 |")
+
+
+def test_variants_take_turns_and_are_counted():
+    calls, weight = [], torch.randn(4, 4)
+
+    def call(name):
+        def run():
+            calls.append(name)
+            return weight @ weight
+
+        return run
+
+    times = bench.in_turns({"a": call("a"), "b": call("b")}, 2, torch.device("cpu"))
+    assert calls == ["a", "b"] * 3
+    assert len(times["a"].seconds) == 2 and times["a"].flops == 2 * 4**3
+
+
+@pytest.fixture
+def small(monkeypatch, clip_tiny):
+    """A benchmark of moments: a tiny generator and CLIP, whatever the size."""
+    monkeypatch.setattr(bench, "GeneratorConfig", SimpleNamespace(standard=lambda size: TINY))
+    monkeypatch.setattr(bench, "random_clip", lambda: clip_tiny)
+    monkeypatch.setattr(bench, "peak_flops", lambda device, dtype: 1e12)
+
+
+def test_the_command_measures_every_variant(small, capsys):
+    assert main(["bench", "--sizes", "16", "--rounds", "1", "--no-memory", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    often = {row["name"]: row for row in result["rows"] if row["every"] == 1}
+    assert {"reference", "reference, depthwise filter", "ours, fp32", "ours, bf16"} <= set(often)
+    assert often["reference"]["ratio"] == 1
+    assert all(row["seconds"] > 0 for row in result["rows"])
+    assert result["threads"] == torch.get_num_threads()
+    assert set(result["sampling"]) == {"reference", "ours, fp32", "ours, bf16"}
+
+
+def test_the_command_prints_tables(small, capsys):
+    assert main(["bench", "--sizes", "16", "--rounds", "1", "--no-memory"]) == 0
+    out = capsys.readouterr().out
+    assert "| ours, fp32 | every step |" in out and "| pictures by | s per picture |" in out
+    assert f"| ours, fp32 | every {bench.steps_per_choice()} steps |" in out
+
+
+def test_the_cheap_variants_of_large_generators_run(small, monkeypatch):
+    monkeypatch.setattr(bench, "CLIP_RESOLUTION", 8)
+    scene = bench.Scene(16, "random", torch.device("cpu"))
+    for settings in ({"resolution": 8}, {"resolution": 8, "pool": 1}):
+        for call in bench.ours(scene, **settings).values():
+            assert call().loss == pytest.approx(1)  # a rate of 0 leaves the twins as they are
+
+
+def test_the_memory_of_one_variant_is_its_own_process(small, capsys):
+    args = argparse.Namespace(clip="random", device="cpu")
+    told = bench.run_only(16, "ours, fp32", args)
+    assert told["name"] == "ours, fp32" and 0.1 < told["peak_gb"] < 100
+
+
+def test_bad_numbers_get_a_sentence(capsys):
+    assert main(["bench", "--rounds", "0"]) == 2
+    assert "Give --rounds of 1 or more" in capsys.readouterr().err
