@@ -1,0 +1,359 @@
+"""A sweep as a TOML file: settings to vary, targets and seeds, and the runs that they come to.
+
+    title = "Which layers to train"
+    targets = ["zombie", "devil"]   # or "tuned", "held out", "all": the world's styles
+    seeds = [0, 1, 2]
+    generator = "demo"              # as `load_generator` takes it
+    clip = "demo"                   # as `load_clips` takes it
+    preset = "demo"                 # a key of PRESETS: what is not set below
+
+    [settings]                      # of every run
+    steps = 60
+
+    [measure]                       # the fields of `Measure`
+    every = 10
+
+    [[group]]                       # a comparison, one table of the report
+    title = "How many layers"
+    grid = {method = ["gradient", "random"], k = [1, 4]}  # every combination is a case
+    [[group.case]]                  # a case by name
+    name = "all layers"
+    k = 0
+
+A setting is a field of `AdaptConfig`, a keyword of `objective`, `source`, `method`, `k`, `clip`,
+`noise` ("shared" or "independent") or `crossover` ("paired" or "unpaired"). A group may have
+`targets`, `seeds`, `settings` and `measure` of its own, and `stopping = true` where the report
+shall ask when to stop.
+"""
+
+import hashlib
+import inspect
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from nada.adapt import PRESETS, AdaptConfig, Preset
+from nada.evaluate import HELD_OUT, TARGETS, TUNED
+from nada.experiments.variants import CROSSOVERS, NOISE
+from nada.guidance import TEMPLATES, objective
+from nada.layers import SELECTORS
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent
+METHODS = (*SELECTORS, "w_shift_off_by_one", "random")
+STYLE_SETS = {"tuned": TUNED, "held out": HELD_OUT, "all": TARGETS}
+TEMPLATE_SETS = {"bare": ("{}",), "imagenet": TEMPLATES}
+LOOP = [
+    f.name for f in fields(AdaptConfig) if not f.name.startswith("preview") and f.name != "seed"
+]
+GUIDANCE = {
+    name: parameter.default
+    for name, parameter in inspect.signature(objective).parameters.items()
+    if parameter.default is not inspect.Parameter.empty
+}
+DEFAULTS = {f.name: f.default for f in fields(AdaptConfig)} | GUIDANCE
+CHOICES = {"method": METHODS, "noise": NOISE, "crossover": CROSSOVERS}
+COMMON = ("targets", "seeds", "settings", "measure")
+KEYS = {
+    "spec": {*COMMON, "title", "text", "generator", "clip", "preset", "group"},
+    "group": {*COMMON, "title", "text", "grid", "case", "stopping"},
+}
+
+
+class SpecError(ValueError):
+    """A specification that cannot be run; the message is a sentence for who wrote it."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How the runs are looked at.
+
+    clip: the models that give quality, diversity and identity, the same for all runs whatever they
+    are trained with. judge: "demo" for the bundled one, a file, or "none" where there is no truth
+    to compare with. samples: pictures at the end; people: at a step; every: steps between looks.
+    """
+
+    clip: str = "demo"
+    judge: str = "demo"
+    samples: int = 128
+    people: int = 48
+    every: int = 10
+
+    def __post_init__(self):
+        for name, least in (("samples", 2), ("people", 2), ("every", 1)):
+            if type(getattr(self, name)) is not int or getattr(self, name) < least:
+                raise SpecError(
+                    f"{name} is {getattr(self, name)!r}: give a whole number of {least} or more."
+                )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: what it is made of, and nothing about where or when.
+
+    settings: every setting by its flat name, as JSON holds it.
+    """
+
+    generator: str
+    target: str
+    seed: int
+    settings: dict
+    measure: Measure
+
+    @property
+    def id(self) -> str:
+        """The name of its folder; runs that agree in everything have one, in any specification.
+
+        Settings at their default do not count, so that a setting that the library comes to have
+        later leaves the names of older runs as they are.
+        """
+        own = {k: v for k, v in self.settings.items() if k not in DEFAULTS or v != DEFAULTS[k]}
+        told = json.dumps({**asdict(self), "settings": own}, sort_keys=True)
+        digest = hashlib.sha256(told.encode()).hexdigest()
+        words = "-".join("".join(c if c.isalnum() else " " for c in self.target.lower()).split())
+        return f"{words[:40]}-{self.seed}-{digest[:12]}"
+
+    @property
+    def preset(self) -> Preset:
+        """Its settings as `prepare` and `adapt` take them; ValueError names a bad one."""
+        chosen = self.settings
+        guidance = {name: chosen[name] for name in GUIDANCE}
+        templates = guidance["templates"]
+        if isinstance(templates, str):
+            templates = TEMPLATE_SETS[templates]
+        return Preset(
+            AdaptConfig(**{name: chosen[name] for name in LOOP}, seed=self.seed),
+            guidance={**guidance, "templates": tuple(templates)},
+            source=chosen["source"],
+            method=chosen["method"] if chosen["method"] in SELECTORS else next(iter(SELECTORS)),
+            k=chosen["k"],
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> "Run":
+        """What `dataclasses.asdict` gave."""
+        return cls(**{**data, "measure": Measure(**data["measure"])})
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of a comparison: its name, what it sets, and a run for each target and seed."""
+
+    name: str
+    settings: dict
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A comparison; the first case is what the others are held against.
+
+    stopping: whether the report asks when these runs should have stopped.
+    """
+
+    title: str
+    text: str
+    cases: tuple[Case, ...]
+    stopping: bool = False
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A file's groups, and its text as it was."""
+
+    name: str
+    title: str
+    text: str
+    groups: tuple[Group, ...]
+    source: str = field(repr=False, default="")
+
+    @property
+    def runs(self) -> list[Run]:
+        """Each run once: target by target and seed by seed, so that early results span all
+        cases."""
+        runs = [run for group in self.groups for case in group.cases for run in case.runs]
+        unique = {run.id: run for run in runs}
+        return sorted(unique.values(), key=lambda run: run.seed)
+
+
+def load_spec(path: str | Path) -> Spec:
+    """Read a specification: a path, or the name of one that comes with the package.
+
+    Raises:
+        SpecError: it is missing, no TOML, or asks for what there is not.
+    """
+    path = Path(path)
+    if not path.is_file() and (FOLDER / f"{path}.toml").is_file():
+        path = FOLDER / f"{path}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.toml")))
+        raise SpecError(f"There is no specification {str(path)!r}: give a TOML file, or {known}.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        return parse(tomllib.loads(text), path.stem, text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path.name} is no TOML: {error}.") from error
+    except ValueError as error:
+        raise SpecError(f"{path.name}: {error}") from error
+
+
+def parse(data: Mapping, name: str, source: str = "") -> Spec:
+    """A specification's tables, checked, with all its runs; SpecError or ValueError if bad."""
+    _known(data, KEYS["spec"], "The specification")
+    if not _tables(data, "group"):
+        raise SpecError("There is nothing to compare: add a [[group]] with a grid or cases.")
+    groups = tuple(_group(data, group) for group in data["group"])
+    return Spec(name, data.get("title", name), data.get("text", ""), groups, source)
+
+
+def _group(data: Mapping, group: Mapping) -> Group:
+    _known(group, KEYS["group"], "A group")
+    title = group.get("title", "")
+    if not title:
+        raise SpecError("A group has no title: give it one.")
+    common = {**data.get("settings", {}), **group.get("settings", {})}
+    cases = []
+    for name, varied in _cases(group, title):
+        try:
+            cases.append(Case(name, varied, _runs({**data, **_own(data, group)}, common, varied)))
+        except ValueError as error:
+            raise SpecError(f"In “{title}”, case “{name}”: {error}") from error
+    if len({case.name for case in cases}) < len(cases):
+        raise SpecError(f"In “{title}” two cases have one name: tell them apart.")
+    return Group(title, group.get("text", ""), tuple(cases), bool(group.get("stopping")))
+
+
+def _own(data: Mapping, group: Mapping) -> dict:
+    """What a group sets for itself of targets, seeds and measure."""
+    own = {key: group[key] for key in ("targets", "seeds") if key in group}
+    return {**own, "measure": {**data.get("measure", {}), **group.get("measure", {})}}
+
+
+def _cases(group: Mapping, title: str) -> list[tuple[str, dict]]:
+    """The name and the settings of each case: those of the grid, then those by name."""
+    grid, named = group.get("grid", {}), _tables(group, "case")
+    empty = [key for key, values in grid.items() if not isinstance(values, list) or not values]
+    if empty or not (grid or named):
+        what = f"the grid's {empty[0]} is no list" if empty else "there is neither grid nor case"
+        raise SpecError(f"In “{title}” {what}: give a list of values to try.")
+    cases = []
+    for values in itertools.product(*grid.values()) if grid else ():
+        varied = dict(zip(grid, values))
+        cases.append((", ".join(f"{key} {_shown(value)}" for key, value in varied.items()), varied))
+    for case in named:
+        if not isinstance(case.get("name"), str):
+            raise SpecError(f"In “{title}” a case has no name: give it one.")
+        cases.append((case["name"], {key: value for key, value in case.items() if key != "name"}))
+    return cases
+
+
+def _shown(value) -> str:
+    return f"{value:g}" if type(value) in (int, float) else str(value).lower()
+
+
+def _runs(data: Mapping, common: Mapping, varied: Mapping) -> tuple[Run, ...]:
+    """A run for each target and seed."""
+    generator = data.get("generator", "demo")
+    settings = settle(data.get("preset", "demo"), data.get("clip", "demo"), {**common, **varied})
+    judge = {} if generator == "demo" else {"judge": "none"}
+    _known(data["measure"], {f.name for f in fields(Measure)}, "[measure]")
+    measure = Measure(**{**judge, **data["measure"]})
+    targets, seeds = _targets(data.get("targets", "tuned")), data.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
+        raise SpecError(f"seeds is {seeds!r}: give a list of whole numbers.")
+    strangers = [target for target in targets if target not in TARGETS]
+    if measure.judge != "none" and strangers:
+        raise SpecError(
+            f"the judge has never seen {strangers[0]!r}: choose from {', '.join(TARGETS)}, "
+            'or set judge = "none".'
+        )
+    runs = tuple(
+        Run(generator, target, seed, settings, measure) for target in targets for seed in seeds
+    )
+    for run in runs:
+        _ = run.preset  # notices a bad number
+    return runs
+
+
+def _targets(value) -> Sequence[str]:
+    if isinstance(value, str) and value in STYLE_SETS:
+        return STYLE_SETS[value]
+    if isinstance(value, list) and value and all(isinstance(v, str) and v.strip() for v in value):
+        return value
+    raise SpecError(
+        f"targets is {value!r}: give a list of texts, or one of {', '.join(STYLE_SETS)}."
+    )
+
+
+def settle(preset_name: str, clip: str, given: Mapping) -> dict:
+    """Every setting of a run by its flat name: the preset's, and what is given instead.
+
+    Raises:
+        SpecError: no such preset, setting or choice.
+    """
+    if preset_name not in PRESETS:
+        raise SpecError(f"there is no preset {preset_name!r}: use {' or '.join(PRESETS)}.")
+    given = {"global_" if key == "global" else key: value for key, value in given.items()}
+    settings = flat(PRESETS[preset_name]) | {"clip": clip}
+    _known(given, set(settings), "The settings")
+    if "lr" in given and "final_lr" not in given and settings["final_lr"]:
+        given["final_lr"] = given["lr"] * settings["final_lr"] / settings["lr"]
+    given = {key: None if value == "none" else value for key, value in given.items()}
+    settings |= given
+    for key, choices in CHOICES.items():
+        _one_of(key, settings[key], choices)
+    if isinstance(settings["templates"], str):
+        _one_of("templates", settings["templates"], TEMPLATE_SETS)
+    for key in ("directional", "global_", "in_domain", "k", "views"):
+        _no_less_than_0(key, settings[key], whole=key in ("k", "views"))
+    return settings
+
+
+def flat(preset: Preset) -> dict:
+    """A preset's settings by flat names, as JSON holds them."""
+    guidance = {**GUIDANCE, **preset.guidance}
+    templates = tuple(guidance["templates"])
+    names = [name for name, known in TEMPLATE_SETS.items() if known == templates]
+    return {
+        **{name: getattr(preset.config, name) for name in LOOP},
+        **guidance,
+        "templates": names[0] if names else list(templates),
+        "source": preset.source,
+        "method": preset.method,
+        "k": preset.k,
+        "noise": NOISE[0],
+        "crossover": CROSSOVERS[0],
+    }
+
+
+def _no_less_than_0(key: str, value, whole: bool) -> None:
+    kinds = (int,) if whole else (int, float)
+    if type(value) not in kinds or not 0 <= value < float("inf"):
+        kind = "a whole number" if whole else "a number"
+        raise SpecError(f"{key.strip('_')} is {value!r}: give {kind} of 0 or more.")
+
+
+def _one_of(key: str, value, choices) -> None:
+    if value not in choices:
+        raise SpecError(f"{key} is {value!r}: use one of {', '.join(choices)}.")
+
+
+def _known(table: Mapping, keys: set[str], what: str) -> None:
+    if not isinstance(table, Mapping):
+        raise SpecError(f"{what} must be a table, got {table!r}: write key = value below it.")
+    strangers = sorted(set(table) - keys)
+    if strangers:
+        raise SpecError(f"{what} cannot have {strangers[0]!r}: use {', '.join(sorted(keys))}.")
+
+
+def _tables(data: Mapping, key: str) -> list[Mapping]:
+    value = data.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise SpecError(f"{key} must be tables: write [[{key}]] before each.")
+    return value

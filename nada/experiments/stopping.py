@@ -1,0 +1,55 @@
+"""When to stop: where a curve over the steps of a run bends, seen afterwards and seen on the way.
+
+Adaptation first moves to the target and then wears people down: quality climbs steeply and
+flattens while identity and diversity go on falling. Both rules look at CLIP's quality alone, so
+that they work where nobody knows the truth.
+"""
+
+from collections.abc import Sequence
+
+
+def knee(steps: Sequence[float], values: Sequence[float]) -> int:
+    """The step at which a rising, flattening curve bends most: a look back at the whole curve.
+
+    The point furthest above the straight line from the curve's start to its highest point, both
+    axes scaled to [0, 1] (Kneedle without smoothing: Satopää et al. 2011). A curve that never
+    rises has its knee at its start, one that rises evenly at its highest point.
+
+    Raises:
+        ValueError: no points, or steps and values that do not pair.
+    """
+    _check(steps, values)
+    top = max(range(len(values)), key=values.__getitem__)
+    rise, run = values[top] - values[0], steps[top] - steps[0]
+    if rise <= 0:
+        return steps[0]
+    heights = [(values[i] - values[0]) / rise - (steps[i] - steps[0]) / run for i in range(top + 1)]
+    return steps[max(reversed(range(top + 1)), key=heights.__getitem__)]
+
+
+def plateau(steps: Sequence[float], values: Sequence[float], share: float = 0.2) -> int:
+    """The first step at which the curve has flattened, told from what came before it.
+
+    Flat is a gain per step, since the point before, below `share` of the steepest so far; the
+    first points of a run may be flat as well (Adam is warming up), so nothing counts before the
+    curve has risen. The last step if it never flattens.
+
+    Raises:
+        ValueError: no points, or steps and values that do not pair.
+    """
+    _check(steps, values)
+    steepest = 0.0
+    for i in range(1, len(steps)):
+        gain = (values[i] - values[i - 1]) / (steps[i] - steps[i - 1])
+        if steepest > 0 and gain < share * steepest:
+            return steps[i]
+        steepest = max(steepest, gain)
+    return steps[-1]
+
+
+def _check(steps: Sequence[float], values: Sequence[float]) -> None:
+    if not steps or len(steps) != len(values):
+        raise ValueError(
+            f"Got {len(steps)} steps and {len(values)} values: give one value for each step, "
+            "and at least one."
+        )

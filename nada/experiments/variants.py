@@ -1,0 +1,90 @@
+"""What experiments compare the method with: other choices of layers, and twins that do not match.
+
+Nothing here is meant for use: each is a control, or a defect of the original program kept apart so
+that its price can be measured.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nada.generator import Generator
+from nada.layers import Objective, candidates, w_shifts
+
+NOISE = ("shared", "independent")
+CROSSOVERS = ("paired", "unpaired")
+
+
+class RandomLayers:
+    """k layers drawn by lot, new ones at each choice: what any rule of choice has to beat.
+
+    seed: of the lots; called as the selectors of `nada.layers`, whose arguments about a gradient
+    pass mean nothing here. k = 0 means all candidates.
+    """
+
+    def __init__(self, seed: int):
+        self.random = torch.Generator().manual_seed(seed)
+
+    def __call__(
+        self, generator: Generator, z: Tensor, k: int, names: Sequence[str] | None = None, **_
+    ) -> list[str]:
+        names = candidates(generator) if names is None else names
+        order = torch.randperm(len(names), generator=self.random).tolist()
+        return [names[i] for i in order[: k or None]]
+
+
+def select_by_w_shift_off_by_one(
+    generator: Generator,
+    z: Tensor,
+    objective: Objective,
+    k: int,
+    names: Sequence[str] | None = None,
+    **how,
+) -> list[str]:
+    """`nada.layers.select_by_w_shift` with the original program's table of rows and layers.
+
+    There row 0 stands for conv1, row 1 for to_rgb1 and row i for convs.(i − 2): one convolution
+    below the one that the row drives. k counts rows that stand for a candidate; k = 0 means all.
+    how: as `nada.layers.w_shifts` takes it.
+    """
+    names = candidates(generator) if names is None else names
+    if k == 0:
+        return list(names)
+    table = ("conv1", "to_rgb1", *(f"convs.{i}" for i in range(len(generator.convs))))
+    shifts = dict(zip(table, w_shifts(generator, z, objective, **how)))
+    ours = [name for name in table if name in names]
+    return sorted(ours, key=shifts.__getitem__, reverse=True)[:k]
+
+
+class Unpaired(Generator):
+    """A frozen twin whose pictures do not match the trainable one's as they should.
+
+    noise: draw noise of its own instead of taking what the other twin gets.
+    crossover: change to the second latent of a mixed ws at a row of its own, as the original
+    program does.
+    """
+
+    noise = crossover = False
+    random: torch.Generator
+
+    @classmethod
+    def like(cls, generator: Generator, noise: bool, crossover: bool, seed: int) -> "Unpaired":
+        """A copy of `generator` on its device, without gradients."""
+        twin = cls(generator.config).to(generator.mean_latent.device)
+        twin.load_state_dict(generator.state_dict())
+        twin.mean_latent.copy_(generator.mean_latent)
+        twin.noise, twin.crossover = noise, crossover
+        twin.random = torch.Generator().manual_seed(seed)
+        return twin.eval().requires_grad_(False)
+
+    def synthesis(self, ws: Tensor, noise="const", *args, **options) -> Tensor:
+        """As `Generator.synthesis`, with the mismatch; only a drawn noise is drawn again."""
+        if self.noise and not isinstance(noise, str):
+            noise = [torch.randn(n.shape, generator=self.random).to(n) for n in noise]
+        first, second = ws[:, :1], ws[:, -1:]
+        if self.crossover and not torch.equal(first, second):  # a mixed ws
+            row = int(torch.randint(1, self.num_ws, (), generator=self.random))
+            parts = [first.expand(-1, row, -1), second.expand(-1, self.num_ws - row, -1)]
+            ws = torch.cat(parts, dim=1)
+        return super().synthesis(ws, noise, *args, **options)

@@ -1,0 +1,561 @@
+"""Many runs from one specification: `python -m nada sweep SPEC`.
+
+Each run has a folder of its own below FOLDER/runs: `settings.json`, `metrics.jsonl` with a line
+for each look along the way, `delta.safetensors`, `grid.png` and, last of all, `result.json`. A run
+counts once that file is there, so a sweep that was killed goes on where it was: the same command
+again. FOLDER/plans says which runs make which comparison, for `python -m nada report`.
+
+A run uses one thread wherever it is done, in a process here or on a Ray cluster: its result then
+does not depend on how many went on beside it.
+"""
+
+import argparse
+import copy
+import functools
+import json
+import math
+import multiprocessing
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nada.adapt import DivergedError, Progress, adapt, prepare, record
+from nada.checkpoint import CHECKPOINTS, fingerprint, load_generator, pick_device, sha256
+from nada.clip import CLIP, load_clips
+from nada.delta import diff
+from nada.demo.judge import Judge, load_judge, verdicts
+from nada.demo.render import Z_DIM, render
+from nada.evaluate import PSI, SHEET_SEEDS, assess, distance_to_truth
+from nada.experiments.spec import Run, Spec, load_spec
+from nada.experiments.variants import RandomLayers, Unpaired, select_by_w_shift_off_by_one
+from nada.files import written_whole
+from nada.generator import Generator
+from nada.guidance import prompt_features
+from nada.layers import SELECTORS, candidates
+from nada.metrics import diversity, identity, kernel_distance, quality
+from nada.sample import image_grid, latents, sample
+
+RESULT, SETTINGS, CURVE = "result.json", "settings.json", "metrics.jsonl"
+DELTA, GRID, ERROR = "delta.safetensors", "grid.png", "error.txt"
+FIRST_SEED = 10_000  # of the measured pictures: far from those that a page shows
+OTHERS = 20_000  # seeds of the true renders that the kernel distance compares with
+
+
+# What a run needs
+
+
+class Ensemble:
+    """Several CLIP models as one: its features' cosine is the mean of theirs."""
+
+    def __init__(self, clips: Sequence[CLIP]):
+        self.clips = clips
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit features [N, ΣD] of images [N, 3, H, W] in [-1, 1]."""
+        return self._joined([clip.encode_image(images) for clip in self.clips])
+
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """Unit features [N, ΣD]."""
+        return self._joined([clip.encode_text(prompts) for clip in self.clips])
+
+    def check_prompt(self, prompt: str) -> None:
+        """PromptError if one of the models cannot read it."""
+        for clip in self.clips:
+            clip.check_prompt(prompt)
+
+    def _joined(self, features: list[Tensor]) -> Tensor:
+        return torch.cat(features, dim=1) / math.sqrt(len(features))
+
+
+# One process does many runs with the same models; nothing writes to them.
+_generator = functools.cache(load_generator)
+
+
+@functools.cache
+def _clips(spec: str, device: torch.device) -> list[CLIP]:
+    """As `load_clips`; "checkpoints/clip-resnet.safetensors" is found from any folder."""
+    ours = (CHECKPOINTS.parent / name for name in spec.split("+"))
+    names = [str(o) if o.is_file() else n for o, n in zip(ours, spec.split("+"))]
+    return load_clips("+".join(names), device)
+
+
+@functools.cache
+def _judge(name: str, device: torch.device) -> Judge | None:
+    if name == "none":
+        return None
+    path = CHECKPOINTS / "judge.safetensors" if name == "demo" else Path(name)
+    return load_judge(path, device)
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a run reads. eye: the CLIP that measures, the same for all runs; judge: None where
+    there is no truth."""
+
+    base: Generator
+    clips: list[CLIP]
+    eye: Ensemble
+    judge: Judge | None
+
+    @classmethod
+    def of(cls, run: Run, device: str) -> "Models":
+        """The run's models. ValueError or OSError for one that cannot be had, or does not fit."""
+        where = pick_device(device)
+        base, judge = _generator(run.generator, where), _judge(run.measure.judge, where)
+        if judge and base.z_dim != Z_DIM:
+            raise ValueError(
+                f"The generator takes z of {base.z_dim} and the judged world has {Z_DIM}: "
+                'set judge = "none".'
+            )
+        eye = Ensemble(_clips(run.measure.clip, where))
+        return cls(base, _clips(run.settings["clip"], where), eye, judge)
+
+    def digests(self, run: Run) -> dict[str, str]:
+        """What the run's model names stand for: {name: SHA-256}."""
+        found = {f"generator {run.generator}": fingerprint(self.base)}
+        for spec, clips in ((run.settings["clip"], self.clips), (run.measure.clip, self.eye.clips)):
+            found[f"clip {spec}"] = sha256({
+                f"{i}.{key}": value
+                for i, clip in enumerate(clips)
+                for key, value in clip.state_dict().items()
+            })  # fmt: skip
+        if self.judge:
+            found[f"judge {run.measure.judge}"] = sha256(self.judge.state_dict())
+        return found
+
+
+def selector(run: Run, usual: partial) -> Callable:
+    """The run's choice of layers; `usual` is what `prepare` gave."""
+    others = {
+        "w_shift_off_by_one": select_by_w_shift_off_by_one,
+        "random": RandomLayers(zlib.crc32(f"{run.target} {run.seed}".encode())),
+    }
+    return partial({**SELECTORS, **others}[run.settings["method"]], **usual.keywords)
+
+
+def frozen_twin(run: Run, base: Generator) -> Generator:
+    """The base, or a copy of it that does not match the other twin where the run asks for that."""
+    noise = run.settings["noise"] == "independent"
+    crossover = run.settings["crossover"] == "unpaired"
+    return Unpaired.like(base, noise, crossover, run.seed) if noise or crossover else base
+
+
+# What a run is measured by
+
+
+class Gauge:
+    """Looks at a generator on its way to a target: cheap enough for every few steps.
+
+    quality, identity, clip_diversity: see `nada.metrics`; the eye's features, truncation 0.7.
+    Where there is a judge also judged, lp and diversity as in `nada.evaluate.Row`.
+    """
+
+    @torch.no_grad()
+    def __init__(self, models: Models, target: str, count: int):
+        self.models, self.target = models, target
+        self.seeds = range(FIRST_SEED, FIRST_SEED + count)
+        self.text = prompt_features(models.eye, target, ("{}",))
+        self.source = models.eye.encode_image(sample(models.base, self.seeds, PSI))
+        if models.judge:
+            z = latents(self.seeds, models.base.z_dim).to(self.source.device)
+            self.truth = render(z, target, models.base.size)
+            before = sample(models.base, self.seeds, 1.0)
+            self.far = distance_to_truth(before, self.truth)
+            self.spread = diversity(models.judge.features(before))
+
+    @torch.no_grad()
+    def __call__(self, generator: Generator) -> dict[str, float]:
+        pictures = sample(generator, self.seeds, PSI)
+        features = self.models.eye.encode_image(pictures)
+        figures = {
+            "quality": quality(features, self.text),
+            "identity": identity(features, self.source),
+            "clip_diversity": diversity(features),
+        }
+        return figures | (self._against_truth(generator, pictures) if self.models.judge else {})
+
+    def _against_truth(self, generator: Generator, pictures: Tensor) -> dict[str, float]:
+        judge, wide = self.models.judge, sample(generator, self.seeds, 1.0)
+        called = verdicts(judge, pictures)
+        return {
+            "judged": called.count(self.target) / len(called),
+            "lp": distance_to_truth(wide, self.truth) / self.far,
+            "diversity": diversity(judge.features(wide)) / self.spread,
+        }
+
+
+def final_figures(models: Models, run: Run, adapted: Generator) -> dict[str, float | None]:
+    """What the run came to, over `samples` people: as a `Gauge` looks without a judge; with one,
+    `nada.evaluate.assess` and the kernel distance to true renders of other people."""
+    if not models.judge:
+        return Gauge(models, run.target, run.measure.samples)(adapted)
+    count = run.measure.samples
+    figures = assess(models.base, adapted, models.eye, models.judge, run.target, count)
+    return {**figures, "kernel": kernel_to_truth(models, run.target, adapted, count)}
+
+
+@torch.no_grad()
+def kernel_to_truth(models: Models, target: str, adapted: Generator, count: int) -> float:
+    """Kernel distance (KID) of adapted pictures, in the judge's features, from true renders of as
+    many other people in the target's style."""
+    seeds = range(FIRST_SEED, FIRST_SEED + count)
+    z = latents(range(OTHERS, OTHERS + count), models.base.z_dim)
+    truth = render(z.to(models.base.mean_latent.device), target, models.base.size)
+    pictures = sample(adapted, seeds, 1.0)
+    return kernel_distance(models.judge.features(pictures), models.judge.features(truth))
+
+
+# One run
+
+
+def perform(run: Run, folder: Path, device: str = "cpu") -> dict:
+    """Train, measure, write the run's files into `folder`, which is emptied first; the result.
+
+    A run that diverges is a result too: its last good weights are measured, and `diverged` says
+    what happened. Any other error leaves its trace in `error.txt` instead of a result.
+    """
+    torch.set_num_threads(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _write_json(folder / SETTINGS, {"id": run.id, **asdict(run)})
+    try:
+        return _perform(run, folder, device)
+    except Exception:
+        (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
+def _perform(run: Run, folder: Path, device: str) -> dict:
+    models = Models.of(run, device)
+    adapted = copy.deepcopy(models.base)
+    last, diverged = follow(run, models, adapted, folder / CURVE)
+    keep(run, models, adapted, last, folder)
+    result = {
+        "id": run.id,
+        **asdict(run),
+        "figures": final_figures(models, run, adapted),
+        "steps_done": last.step if last else 0,
+        "layers": list(last.layers) if last else [],
+        "seconds": round(last.seconds, 2) if last else 0.0,
+        "diverged": diverged,
+        "made_by": f"torch {torch.__version__} on {_device_name(device)}",
+    }
+    _write_json(folder / RESULT, result)
+    return result
+
+
+def follow(
+    run: Run, models: Models, adapted: Generator, curve: Path
+) -> tuple[Progress | None, str | None]:
+    """Train `adapted` and write a line to `curve` at each look; the last step, and why the run
+    diverged or None.
+
+    `Progress.seconds` would count the looks: what is told is the time of the steps alone.
+    """
+    gauge, last, looking = Gauge(models, run.target, run.measure.people), None, 0.0
+    with curve.open("w", encoding="utf-8") as file:
+
+        def look(**told) -> None:
+            told |= gauge(adapted)
+            print(json.dumps(told), file=file, flush=True)
+
+        look(step=0)
+        try:
+            for progress in training(run, models, adapted):
+                last = replace(progress, seconds=progress.seconds - looking)
+                if progress.step % run.measure.every == 0 or progress.step == progress.steps:
+                    start = time.monotonic()
+                    look(step=progress.step, loss=progress.loss, terms=progress.terms,
+                         layers=progress.layers, seconds=round(last.seconds, 2))  # fmt: skip
+                    looking += time.monotonic() - start
+        except DivergedError as error:
+            return last, str(error)
+    return last, None
+
+
+def training(run: Run, models: Models, adapted: Generator) -> Iterator[Progress]:
+    """The steps of the run."""
+    preset = run.preset
+    loss, usual = prepare(models.clips, preset.source, run.target, preset)
+    twin = frozen_twin(run, models.base)
+    yield from adapt(twin, adapted, loss, preset.config, selector(run, usual))
+
+
+def keep(run: Run, models: Models, adapted: Generator, last: Progress | None, folder: Path) -> None:
+    """The domain file, and a picture of some people, frozen above and adapted below."""
+    metadata = record(models.clips, run.target, run.preset, last) if last else {}
+    own = {name: run.settings[name] for name in ("method", "noise", "crossover")}
+    diff(models.base, adapted, {**metadata, **own}).save(folder / DELTA)
+    rows = [sample(generator, SHEET_SEEDS, PSI) for generator in (models.base, adapted)]
+    image_grid(torch.cat(rows), len(SHEET_SEEDS)).save(folder / GRID)
+
+
+def _device_name(device: str) -> str:
+    where = pick_device(device)
+    return torch.cuda.get_device_name(where) if where.type == "cuda" else platform.machine()
+
+
+def _write_json(path: Path, data: dict) -> None:
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+
+# Many runs
+
+
+def home(folder: Path, run: Run) -> Path:
+    """Where the run's files are."""
+    return folder / "runs" / run.id
+
+
+def is_done(folder: Path, run: Run) -> bool:
+    return (home(folder, run) / RESULT).is_file()
+
+
+def write_plan(folder: Path, spec: Spec) -> None:
+    """What a report needs to know of a specification: which runs make which case."""
+    groups = [
+        {
+            "title": group.title,
+            "text": group.text,
+            "cases": [
+                {
+                    "name": case.name,
+                    "settings": case.settings,
+                    "all_settings": case.runs[0].settings,
+                    "runs": [run.id for run in case.runs],
+                }
+                for case in group.cases
+            ],
+            "generator": group.cases[0].runs[0].generator,
+            "measure": asdict(group.cases[0].runs[0].measure),
+            "stopping": group.stopping,
+        }
+        for group in spec.groups
+    ]
+    plan = {"name": spec.name, "title": spec.title, "text": spec.text, "groups": groups}
+    _write_json(folder / "plans" / f"{spec.name}.json", {**plan, "spec": spec.source})
+
+
+def check_models(folder: Path, runs: Iterable[Run], device: str) -> None:
+    """Load every model that the runs need, and make sure that the folder's runs had the same.
+
+    Raises:
+        ValueError: a model cannot be had, k is more than there are layers, or the folder holds
+            runs of other models.
+    """
+    digests = {}
+    kinds = {}
+    for run in runs:
+        kinds[run.generator, run.settings["clip"], run.measure] = run
+        _check_k(run, _generator(run.generator, pick_device(device)))
+    for run in kinds.values():
+        digests |= Models.of(run, device).digests(run)
+    path = folder / "models.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    changed = [name for name in digests if known.get(name, digests[name]) != digests[name]]
+    if changed:
+        raise ValueError(
+            f"{folder} holds runs of another {changed[0]}: give --out another folder, so that one "
+            "report does not mix the two."
+        )
+    _write_json(path, {**known, **digests})
+
+
+def _check_k(run: Run, base: Generator) -> None:
+    layers = len(candidates(base, run.settings["train_to_rgb"]))
+    if run.settings["k"] > layers:
+        raise ValueError(
+            f"k is {run.settings['k']}, but {run.generator} has {layers} layers to choose from: "
+            "use fewer, or 0 for all."
+        )
+
+
+Outcome = tuple[Run, dict | Exception]  # a run and its result, or what went wrong
+
+
+def in_processes(runs: Sequence[Run], folder: Path, device: str, jobs: int) -> Iterator[Outcome]:
+    """The runs, `jobs` at once in processes of this machine; in the order in which they end."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent)
+    try:
+        waiting = {pool.submit(perform, run, home(folder, run), device): run for run in runs}
+        for done in as_completed(waiting):
+            yield waiting[done], done.exception() or done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """A killed sweep must not leave processes behind that work on, beside those of the next."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def through_ray(runs: Sequence[Run], folder: Path, device: str, address: str) -> Iterator[Outcome]:
+    """The runs as independent jobs of a Ray cluster ("local" starts one here); they send their
+    files back, so that the nodes need no common disk. The library travels with them.
+
+    Raises:
+        ValueError: Ray is not installed, or there is no cluster at `address`.
+    """
+    ray = _connected_ray(address)
+    try:
+        needs = {"num_cpus": 1, "num_gpus": int(pick_device(device).type == "cuda")}
+        job = ray.remote(**needs)(_perform_away)
+        waiting = {job.remote(asdict(run), device): run for run in runs}
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            run = waiting.pop(done)
+            try:
+                yield run, _bring_home(ray.get(done), home(folder, run))
+            except ray.exceptions.RayError as error:
+                yield run, getattr(error, "cause", None) or error
+    finally:
+        ray.shutdown()
+
+
+def _connected_ray(address: str):
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(
+            "--ray needs the package ray, which is not installed: pip install ray."
+        ) from error
+    root = CHECKPOINTS.parent
+    away = [".git", "build", "tests", "__pycache__", ".venv", "venv", "*.png"]
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            include_dashboard=False if address == "local" else None,
+            runtime_env={"working_dir": str(root), "excludes": away},
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"There is no Ray cluster at {address!r} ({reason}): start one with `ray start "
+            "--head`, or use --ray local."
+        ) from error
+    return ray
+
+
+def _perform_away(run: dict, device: str) -> dict[str, bytes]:
+    """A run on another machine: its files by name."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "run"
+        perform(Run.from_dict(run), folder, device)
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _bring_home(files: dict[str, bytes], folder: Path) -> dict:
+    """Write the files of a run, the one that makes it count last; its result."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in sorted(files, key=lambda name: name == RESULT):
+        with written_whole(folder / name) as unfinished:
+            unfinished.write_bytes(files[name])
+    return json.loads(files[RESULT])
+
+
+# The command
+
+
+def add_sweep(commands) -> None:
+    """Options of `sweep`; models and settings are the specification's."""
+    summary = "Train many settings, targets and seeds from a specification; resumable."
+    parser = commands.add_parser("sweep", help=summary, description=summary)
+    parser.set_defaults(run=run_sweep)
+    parser.add_argument("spec", nargs="+", metavar="SPEC",
+                        help="a TOML file, or one that comes along, such as selection")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder of the runs (default: build/sweeps/SPEC)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once (default: 1)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="do the runs on this Ray cluster, or on "
+                        "one that is started here for the purpose: local")  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="of each run (default: cpu)")
+    parser.add_argument("--dry", action="store_true", help="count the runs and do none")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a run")
+
+
+def run_sweep(args: argparse.Namespace) -> int:
+    """Do what is left to do; exit status 1 when a run failed."""
+    if args.jobs < 1:
+        raise ValueError(f"--jobs is {args.jobs}: give 1 or more.")
+    specs = [load_spec(spec) for spec in args.spec]
+    folder = args.out or Path("build/sweeps") / specs[0].name
+    runs = list({run.id: run for spec in specs for run in spec.runs}.values())
+    left = [run for run in runs if not is_done(folder, run)]
+    _tell(f"{len(runs)} runs in {folder}, {len(runs) - len(left)} of them done.")
+    if args.dry:
+        return 0
+    check_models(folder, runs, args.device)
+    for spec in specs:
+        write_plan(folder, spec)
+    if args.ray:
+        outcomes = through_ray(left, folder, args.device, args.ray)
+    else:
+        outcomes = in_processes(left, folder, args.device, args.jobs)
+    return tell_outcomes(outcomes, len(left), args.json)
+
+
+def tell_outcomes(outcomes: Iterator[Outcome], total: int, as_json: bool) -> int:
+    """Tell each run as it ends, with the time still to go; the exit status."""
+    start, failed = time.monotonic(), 0
+    for done, (run, outcome) in enumerate(outcomes, 1):
+        eta = (time.monotonic() - start) / done * (total - done)
+        if isinstance(outcome, BrokenProcessPool):
+            _tell("A process was killed from outside, perhaps for want of memory: run the same "
+                  "command again to go on, with fewer --jobs if it happens again.")  # fmt: skip
+            return 1
+        failed += isinstance(outcome, Exception)
+        told = told_failure(outcome) if isinstance(outcome, Exception) else told_result(outcome)
+        _tell(f"{done}/{total} {run.target}, seed {run.seed}: {told}; {duration(eta)} to go")
+        if as_json and not isinstance(outcome, Exception):
+            print(json.dumps(outcome), flush=True)
+    if failed:
+        _tell(f"{failed} of {total} runs failed; the same command tries them again.")
+    return 1 if failed else 0
+
+
+def told_failure(error: Exception) -> str:
+    """A failure in a line."""
+    return f"failed ({type(error).__name__}: {str(error).strip() or 'no message'})"
+
+
+def told_result(result: dict) -> str:
+    """A result in a line."""
+    figures = result["figures"]
+    names = ("judged", "lp") if "judged" in figures else ("quality", "identity")
+    told = ", ".join(f"{name} {figures[name]:.2f}" for name in names)
+    return ("diverged, " if result["diverged"] else "") + f"{told}, {result['seconds']:.0f} s"
+
+
+def duration(seconds: float) -> str:
+    """In words that suit its length: "40 s", "12 min", "3.4 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _tell(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)

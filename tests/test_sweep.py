@@ -1,0 +1,452 @@
+"""Specifications, single runs and whole sweeps, with tiny models and a judge that knows nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nada.__main__ import main
+from nada.adapt import PRESETS, DivergedError, adapt
+from nada.checkpoint import save_generator, write_safetensors
+from nada.clip import save_clip
+from nada.delta import Delta, blend
+from nada.demo.judge import Judge
+from nada.demo.render import Z_DIM
+from nada.experiments import spec as specs
+from nada.experiments.spec import SpecError, load_spec, parse, settle
+from nada.experiments.stopping import knee, plateau
+from nada.experiments.variants import RandomLayers, Unpaired, select_by_w_shift_off_by_one
+from nada.guidance import target_loss
+from nada.layers import candidates, w_shifts
+from nada.sweep import Ensemble, Gauge, Models, perform
+from tests.helpers import TINY, tiny_generator
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, clip_tiny) -> Path:
+    """A folder with a generator of the judged world's z, a CLIP and a judge."""
+    folder = tmp_path_factory.mktemp("models")
+    generator = tiny_generator(replace(TINY, z_dim=Z_DIM))
+    save_generator(generator, folder / "generator.safetensors")
+    save_clip(clip_tiny.model, folder / "clip.safetensors", range(49408), ["photo"])
+    torch.manual_seed(0)
+    write_safetensors(Judge().state_dict(), folder / "judge.safetensors", {})
+    return folder
+
+
+def table(models: Path, **more) -> dict:
+    """A specification of runs that take moments."""
+    clip = str(models / "clip.safetensors")
+    judge = str(models / "judge.safetensors")
+    return {
+        "generator": str(models / "generator.safetensors"),
+        "clip": clip,
+        "targets": ["zombie"],
+        "settings": {"steps": 3, "batch": 2, "select_batch": 2, "views": 0},
+        "measure": {"clip": clip, "judge": judge, "samples": 4, "people": 3, "every": 2},
+        **more,
+    }
+
+
+def only_run(models: Path, **settings):
+    """A single run."""
+    group = {"title": "one", "case": [{"name": "it", **settings}]}
+    return parse(table(models, group=[group]), "t").runs[0]
+
+
+def figures_of(result: dict) -> dict:
+    """What of a result is the same whenever and wherever it is made."""
+    return {key: value for key, value in result.items() if key not in ("seconds", "made_by")}
+
+
+# Specifications
+
+
+def small(**more) -> dict:
+    return {"targets": ["a b", "c"], "generator": "g", "seeds": [1, 2], **more}
+
+
+def test_a_grid_is_every_combination_and_cases_come_after_it():
+    grid = {"k": [1, 2], "method": ["gradient", "random"]}
+    group = {"title": "t", "grid": grid, "case": [{"name": "own", "k": 0}]}
+    (group,) = parse(small(group=[group]), "s").groups
+    assert [case.name for case in group.cases] == [
+        "k 1, method gradient", "k 1, method random", "k 2, method gradient",
+        "k 2, method random", "own",
+    ]  # fmt: skip
+    runs = group.cases[3].runs
+    assert [(run.target, run.seed) for run in runs] == [("a b", 1), ("a b", 2), ("c", 1), ("c", 2)]
+    assert {(run.settings["k"], run.settings["method"]) for run in runs} == {(2, "random")}
+    assert runs[1].preset.k == 2 and runs[1].preset.config.seed == 2
+    assert runs[0].id.startswith("a-b-1-")
+
+
+def test_equal_runs_of_two_groups_are_one_and_different_ones_are_apart():
+    groups = [
+        {"title": "k", "grid": {"k": [0, 3]}},
+        {"title": "lr", "grid": {"lr": [PRESETS["demo"].config.lr, 0.5]}},
+    ]
+    spec = parse(small(group=groups), "s")
+    assert len(spec.runs) == 3 * 4 == len({run.id for run in spec.runs})
+
+
+def test_settings_are_the_presets_but_for_what_is_given():
+    settings = settle("demo", "demo", {"lr": 0.012, "global": 0.5, "templates": ["a {}", "{}"]})
+    config = PRESETS["demo"].config
+    assert settings["final_lr"] == pytest.approx(config.final_lr * 0.012 / config.lr)
+    assert settings["global_"] == 0.5 and settings["directional"] == 1.0
+    assert settings["beta2"] == config.beta2 and settings["k"] == PRESETS["demo"].k
+    assert settle("demo", "demo", {"final_lr": "none"})["final_lr"] is None
+    group = {"title": "t", "case": [{"name": "n", "templates": ["a {}", "{}"]}]}
+    run = parse(small(group=[group]), "s").runs[0]
+    assert run.preset.guidance["templates"] == ("a {}", "{}")
+
+
+def test_a_new_setting_at_its_default_leaves_the_names_of_runs_alone(monkeypatch):
+    group = {"title": "t", "grid": {"k": [1]}}
+    run = parse(small(group=[group]), "s").runs[0]
+    monkeypatch.setitem(specs.DEFAULTS, "brand_new", 7)
+    later = replace(run, settings={**run.settings, "brand_new": 7})
+    assert later.id == run.id
+    assert replace(run, settings={**run.settings, "brand_new": 8}).id != run.id
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in specs.FOLDER.glob("*.toml")))
+def test_the_specifications_that_come_along_compare_different_runs(name):
+    spec = load_spec(name)
+    for group in spec.groups:
+        runs = [run.id for case in group.cases for run in case.runs]
+        assert len(set(runs)) == len(runs), group.title
+        assert {run.seed for case in group.cases for run in case.runs} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"group": []}, r"nothing to compare: add a \[\[group\]\]"),
+        ({"groop": []}, "cannot have 'groop'"),
+        ({"targets": []}, "targets is"),
+        ({"seeds": ["1"]}, "seeds is"),
+        ({"preset": "fast"}, "no preset 'fast': use demo or ffhq"),
+        ({"settings": {"learning_rate": 1}}, "cannot have 'learning_rate'"),
+        ({"settings": {"batch": 0}}, "batch is 0: give a whole number from 1"),
+        ({"settings": {"method": "best"}}, "method is 'best': use one of gradient, w_shift"),
+        ({"settings": {"templates": "many"}}, "templates is 'many'"),
+        ({"settings": {"k": -1}}, "k is -1: give a whole number of 0 or more"),
+        ({"settings": {"global": "x"}}, "global is 'x': give a number"),
+        ({"measure": {"every": 0}}, "every is 0"),
+        ({"measure": {"judge": "demo"}}, "the judge has never seen 'a b'"),
+        ({"group": [{"title": "t"}]}, "neither grid nor case"),
+        ({"group": [{"title": "t", "grid": {"k": 3}}]}, "the grid's k is no list"),
+        ({"group": [{"title": "t", "case": [{"k": 3}]}]}, "a case has no name"),
+        ({"group": [{"grid": {"k": [3]}}]}, "A group has no title"),
+    ],
+)
+def test_a_bad_specification_is_told_in_a_sentence(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        parse(small(**{"group": [{"title": "t", "grid": {"views": [1]}}], **change}), "s")
+
+
+def test_a_file_that_cannot_be_read_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(SpecError, match=r"no specification 'nowhere': give a TOML file, or"):
+        load_spec("nowhere")
+    (tmp_path / "bad.toml").write_text("title = ")
+    with pytest.raises(SpecError, match=r"bad\.toml is no TOML"):
+        load_spec(tmp_path / "bad.toml")
+
+
+# Variants
+
+
+def test_lots_fall_on_all_layers_alike_and_follow_the_seed(generator):
+    z, names = torch.zeros(1, generator.z_dim), candidates(generator)
+    draw = RandomLayers(3)
+    draws = [tuple(draw(generator, z, k=2, objective=None)) for _ in range(500)]
+    again = RandomLayers(3)
+    assert draws[:5] == [tuple(again(generator, z, k=2, objective=None)) for _ in range(5)]
+    assert all(len(set(drawn)) == 2 for drawn in draws)
+    shares = [sum(name in drawn for drawn in draws) / 500 for name in names]
+    assert all(abs(share - 2 / len(names)) < 0.08 for share in shares)  # 3.6 standard deviations
+    assert RandomLayers(0)(generator, z, k=0) and set(RandomLayers(0)(generator, z, k=0)) == set(
+        names
+    )
+
+
+def test_the_originals_table_names_the_layer_below(generator, clip_tiny):
+    z, objective = torch.randn(3, generator.z_dim), target_loss([clip_tiny], "sketch")
+    shifts = w_shifts(generator, z, objective)
+    rows = [0, *range(2, len(generator.convs) + 2)]  # row 1 stands for to_rgb1, no candidate
+    rows.sort(key=lambda row: -shifts[row])
+    expected = ["conv1" if row == 0 else f"convs.{row - 2}" for row in rows]
+    got = select_by_w_shift_off_by_one(generator, z, objective, len(expected))
+    assert got == expected
+    with_rgb = select_by_w_shift_off_by_one(
+        generator, z, objective, len(expected) + 1, candidates(generator, to_rgb=True)
+    )
+    assert "to_rgb1" in with_rgb and [n for n in with_rgb if n != "to_rgb1"] == expected
+
+
+def test_unpaired_twins_differ_in_what_was_asked_for_alone(generator):
+    ws = generator.mapping(torch.randn(2, generator.z_dim))
+    noise = generator.make_noise(2, torch.Generator().manual_seed(1))
+    expected = generator.synthesis(ws, noise)
+    plain = Unpaired.like(generator, noise=False, crossover=False, seed=0)
+    assert torch.equal(plain.synthesis(ws, noise), expected)
+    own = Unpaired.like(generator, noise=True, crossover=False, seed=0)
+    assert torch.equal(own.synthesis(ws), generator.synthesis(ws))  # the stored noise stays
+    assert not torch.allclose(own.synthesis(ws, noise), expected)
+    assert torch.equal(own.mean_latent, generator.mean_latent)
+
+
+def test_an_unpaired_crossover_falls_on_a_row_of_its_own(generator):
+    first, second = generator.mapping(torch.randn(2, generator.z_dim))[:, None]
+    rows = range(1, generator.num_ws)
+    mixed = {row: torch.cat([first[:, :row], second[:, row:]], dim=1) for row in rows}
+    twin = Unpaired.like(generator, noise=False, crossover=True, seed=0)
+    assert torch.equal(twin.synthesis(first), generator.synthesis(first))
+    found = set()
+    for _ in range(30):
+        picture = twin.synthesis(mixed[2])
+        found |= {r for r in rows if torch.equal(picture, generator.synthesis(mixed[r]))}
+    assert found == set(rows)
+
+
+# When to stop
+
+
+def test_the_knee_of_a_saturating_curve_is_where_its_slope_is_that_of_the_chord():
+    steps = list(range(0, 101))
+    values = [1 - 2.718281828 ** (-step / 10) for step in steps]
+    assert knee(steps, values) == 23  # 10 ln(10 / (1 − e⁻¹⁰)) = 23.03
+    assert knee(steps, [5 - value for value in values]) == 0
+    assert knee([0, 10, 20], [0, 1, 0.2]) == 10
+
+
+def test_the_plateau_is_told_from_the_past_alone():
+    steps, values = [0, 10, 20, 30, 40, 50], [0.0, 0.1, 0.5, 0.7, 0.75, 2.0]
+    assert plateau(steps, values) == 40  # gains 0.1, 0.4, 0.2, 0.05: below a fifth of 0.4
+    assert plateau(steps[:5], values[:5]) == 40
+    assert plateau(steps[:4], values[:4]) == 30
+    with pytest.raises(ValueError, match="give one value for each step"):
+        plateau([0, 1], [0.0])
+
+
+# One run
+
+
+def test_an_ensembles_cosine_is_the_mean_of_its_models(clip_tiny, clip_a):
+    pictures = torch.rand(3, 3, 16, 16) * 2 - 1
+    together = Ensemble([clip_tiny, clip_a]).encode_image(pictures)
+    alone = [clip.encode_image(pictures) for clip in (clip_tiny, clip_a)]
+    expected = sum(f @ f.T for f in alone) / 2
+    assert torch.allclose(together @ together.T, expected, atol=1e-6)
+
+
+def test_a_run_leaves_what_it_measured_and_the_weights_that_it_measured(models, tmp_path):
+    run = only_run(models, k=2, method="w_shift")
+    result = perform(run, tmp_path / "run")
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {
+        "settings.json",
+        "metrics.jsonl",
+        "delta.safetensors",
+        "grid.png",
+        "result.json",
+    }
+    assert json.loads((tmp_path / "run/result.json").read_text()) == json.loads(json.dumps(result))
+    curve = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    assert [look["step"] for look in curve] == [0, 2, 3] and len(curve[1]["layers"]) == 2
+    assert curve[0]["lp"] == 1 and curve[0]["identity"] == 1 and curve[0]["diversity"] == 1
+
+    loaded = Models.of(run, "cpu")
+    adapted = blend(loaded.base, [(Delta.load(tmp_path / "run/delta.safetensors"), 1.0)])
+    gauge = Gauge(loaded, run.target, run.measure.people)
+    measured = gauge(adapted)
+    assert {name: curve[-1][name] for name in measured} == pytest.approx(measured, abs=1e-6)
+    assert measured["lp"] != 1
+
+
+def test_the_same_run_gives_the_same_result(models, tmp_path):
+    run = only_run(
+        models, noise="independent", crossover="unpaired", mixing=0.9, method="random", k=2
+    )
+    first, second = (figures_of(perform(run, tmp_path / str(i))) for i in range(2))
+    assert first == second
+    usual = perform(only_run(models, method="random", k=2), tmp_path / "usual")
+    assert usual["layers"] == first["layers"] and usual["figures"] != first["figures"]
+
+
+def test_a_run_that_diverges_is_a_result(models, tmp_path, monkeypatch):
+    def diverging(*arguments):
+        for progress in adapt(*arguments):
+            yield progress
+            if progress.step == 2:
+                raise DivergedError("The run stopped in step 3.")
+
+    monkeypatch.setattr("nada.sweep.adapt", diverging)
+    result = perform(only_run(models), tmp_path / "run")
+    assert result["diverged"] == "The run stopped in step 3." and result["steps_done"] == 2
+    monkeypatch.undo()
+    short = perform(only_run(models, steps=2), tmp_path / "short")
+    assert 0 < result["figures"]["lp"] != 1 and short["diverged"] is None
+    assert (tmp_path / "run/result.json").is_file()
+
+
+def test_without_a_judge_clip_alone_measures(models, tmp_path):
+    run = only_run(models)
+    run = replace(
+        run, target="a thing of no known style", measure=replace(run.measure, judge="none")
+    )
+    result = perform(run, tmp_path / "run")
+    assert set(result["figures"]) == {"quality", "identity", "clip_diversity"}
+
+
+# Whole sweeps
+
+
+SPEC = """
+generator = "{models}/generator.safetensors"
+clip = "{models}/clip.safetensors"
+targets = ["zombie"]
+[settings]
+steps = {steps}
+batch = 2
+select_batch = 2
+views = 0
+[measure]
+clip = "{models}/clip.safetensors"
+judge = "{models}/judge.safetensors"
+samples = 4
+people = 3
+every = 2
+[[group]]
+title = "t"
+grid = {{k = [1, 2, 3, 4]}}
+[[group.case]]
+name = "fails"
+in_domain = 1.0
+batch = 1
+"""
+
+
+def write_spec(models: Path, folder: Path, steps: int = 3) -> Path:
+    path = folder / "spec.toml"
+    path.write_text(SPEC.format(models=models, steps=steps))
+    return path
+
+
+def children(pid: int) -> set[int]:
+    """The processes below one, as Linux tells them."""
+    found = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            found |= {child} | children(child)
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds: float = 200) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes in /proc")
+def test_a_sweep_goes_on_after_kill_9_and_its_processes_end_with_it(models, tmp_path, capsys):
+    spec, out = write_spec(models, tmp_path), tmp_path / "out"
+    command = ["sweep", str(spec), "--out", str(out), "--jobs", "1"]
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "nada", *command], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: list(out.glob("runs/*/result.json")))
+    workers = children(sweep.pid)
+    os.kill(sweep.pid, signal.SIGKILL)
+    sweep.wait()
+    assert workers
+    wait_for(lambda: not any(map(alive, workers)), 30)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
+    assert 1 <= len(before) < 4
+    (out / "runs" / "half-done").mkdir()  # no result in it: as a killed run leaves it
+
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert f"5 runs in {out}, {len(before)} of them done." in told
+    assert "failed (ValueError: The in-domain term compares pictures" in told
+    results = list(out.glob("runs/*/result.json"))
+    assert len(results) == 4 and len(list(out.glob("runs/*/error.txt"))) == 1
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    run = load_spec(spec).runs[0]
+    alone = perform(run, tmp_path / "alone")
+    there = json.loads((out / "runs" / run.id / "result.json").read_text())
+    assert figures_of(there) == figures_of(json.loads(json.dumps(alone)))
+
+
+def test_a_folder_does_not_mix_two_models_of_one_name(models, tmp_path, capsys):
+    mine = tmp_path / "models"
+    mine.mkdir()
+    for path in models.iterdir():
+        (mine / path.name).write_bytes(path.read_bytes())
+    command = ["sweep", str(write_spec(mine, tmp_path)), "--out", str(tmp_path / "out")]
+    (tmp_path / "out").mkdir()
+    name = f"generator {mine / 'generator.safetensors'}"
+    (tmp_path / "out/models.json").write_text(json.dumps({name: "another"}))
+    assert main(command) == 2
+    assert f"holds runs of another {name}" in capsys.readouterr().err
+
+
+def test_more_layers_than_there_are_stop_a_sweep_before_it_starts(models, tmp_path, capsys):
+    spec = write_spec(models, tmp_path)
+    spec.write_text(spec.read_text().replace("[1, 2, 3, 4]", "[1, 99]"))
+    assert main(["sweep", str(spec), "--out", str(tmp_path / "out")]) == 2
+    assert "k is 99, but" in capsys.readouterr().err
+    assert not (tmp_path / "out/runs").exists()
+
+
+def test_a_dry_sweep_counts_and_does_nothing(models, tmp_path, capsys):
+    spec = write_spec(models, tmp_path)
+    assert main(["sweep", str(spec), "--out", str(tmp_path / "out"), "--dry"]) == 0
+    assert "5 runs in" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_local_ray_gives_what_a_run_here_gives(models, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # workers would wait for all else here
+    spec, out = write_spec(models, tmp_path), tmp_path / "out"
+    spec.write_text(spec.read_text().replace("[1, 2, 3, 4]", "[1]"))
+    assert main(["sweep", str(spec), "--out", str(out), "--ray", "local"]) == 1
+    assert "failed (ValueError: The in-domain term compares" in capsys.readouterr().err
+    run = load_spec(spec).runs[0]
+    here = perform(run, tmp_path / "here")
+    files = sorted(path.name for path in (out / "runs" / run.id).iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "here").iterdir())
+    there = json.loads((out / "runs" / run.id / "result.json").read_text())
+    assert figures_of(there) == figures_of(json.loads(json.dumps(here)))
+    here, there = (Delta.load(path / "delta.safetensors").tensors
+                   for path in (tmp_path / "here", out / "runs" / run.id))  # fmt: skip
+    assert here.keys() == there.keys()
+    assert all(torch.equal(here[key], there[key]) for key in here)
+
+
+def test_ray_that_is_not_installed_is_told_in_a_sentence(models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # import fails
+    spec = write_spec(models, tmp_path)
+    assert main(["sweep", str(spec), "--out", str(tmp_path / "out"), "--ray", "local"]) == 2
+    assert "pip install ray" in capsys.readouterr().err
