@@ -1,4 +1,4 @@
-"""The command line: `python -m nada adapt | sample | blend | evaluate`, each with `--help`.
+"""The command line: `python -m nada COMMAND`, each with `--help`; without one it lists them all.
 
 Exit status: 0 done, 1 the training diverged (the last good weights are saved), 2 bad input, 130
 interrupted (`adapt` saves what there is after the step at hand; a second Ctrl-C stops at once).
@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nada.adapt import (
+    CHOICES,
     LIMITS,
     PRESETS,
     AdaptConfig,
@@ -29,13 +30,26 @@ from nada.adapt import (
     prepare,
     record,
 )
-from nada.checkpoint import load_generator, pick_device, save_generator
-from nada.clip import CLIP, load_clips
+from nada.allocator import keep_freed_memory
+from nada.bench import add_bench
+from nada.checkpoint import fingerprint, load_generator, pick_device, save_generator
+from nada.clip import load_clips
+from nada.convert import add_convert
 from nada.delta import Delta, blend, diff
+from nada.device import Options
 from nada.evaluate import add_evaluate
 from nada.generator import Generator
+from nada.guidance import TEMPLATES
 from nada.layers import SELECTORS
+from nada.library import describe
+from nada.memory import changes, fit
+from nada.morph import frames, visits, write_mp4
+from nada.preflight import direction_hint, unknown_words
+from nada.report import add_report
+from nada.runs import measure
 from nada.sample import image_grid, parse_seeds, sample, to_images
+from nada.studio import Studio
+from nada.sweep import add_sweep
 
 INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
 WEIGHTS = {
@@ -66,8 +80,15 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_adapt(commands)
     add_sample(commands)
+    add_film(commands)
     add_blend(commands)
+    add_domain(commands)
+    add_info(commands)
     add_evaluate(commands, _command)
+    add_convert(commands, _command)
+    add_sweep(commands)
+    add_report(commands)
+    add_bench(commands, _command)
     return parser
 
 
@@ -75,7 +96,7 @@ def _command(commands, name: str, run, summary: str) -> argparse.ArgumentParser:
     """A command with the options that all share."""
     parser = commands.add_parser(name, help=summary, description=summary)
     parser.set_defaults(run=run)
-    parser.add_argument("--generator", default="demo", help="'demo' or a file (default: demo)")
+    parser.add_argument("--generator", default="demo", help="demo, ffhq, a file or org/repo:file")
     parser.add_argument("--device", default="auto", help="such as cpu (default: auto)")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
     return parser
@@ -91,6 +112,7 @@ def add_adapt(commands) -> None:
     parser.add_argument("--source", help="what they are (default: the preset's)")
     parser.add_argument("--out", type=Path, help="domain file to write (default: by the target)")
     parser.add_argument("--clip", default="demo", help="CLIP models joined by + (default: demo)")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="domain file to go on from")
     parser.add_argument("--preset", choices=PRESETS, help="defaults (default: by the generator)")
     parser.add_argument("--method", choices=SELECTORS, help="how layers are chosen")
     parser.add_argument("--k", type=int, metavar="N", help="layers to train, 0 for all")
@@ -111,6 +133,8 @@ def _argument(field: Field) -> dict:
     """How argparse reads a field of `AdaptConfig`; a field that is not given stays None."""
     if field.type is bool:
         return {"action": argparse.BooleanOptionalAction, "default": None}
+    if field.name in CHOICES:
+        return {"type": type(CHOICES[field.name][0]), "choices": CHOICES[field.name]}
     number, low, high = LIMITS[field.name]
     return {"type": number, "metavar": "N", "help": f"from {low} to {high}"}
 
@@ -139,16 +163,24 @@ def run_adapt(args: argparse.Namespace) -> int:
         raise ValueError(f"{out} is a folder; give --out the name of a file.")
     device = pick_device(args.device)
     frozen, clips = load_generator(args.generator, device), load_clips(args.clip, device)
-    loss, select = prepare(clips, preset.source, args.target, preset)
-    for note in notes(clips, (preset.source, args.target)):
+    views = preset.guidance.get("views", 0)
+    plan = fit(frozen, clips, preset.config, views)
+    for note in filter(None, [changes(preset.config, plan, frozen)]):
         print(note, file=sys.stderr)
+    preset = replace(preset, config=plan)
+    loss, select = prepare(clips, preset.source, args.target, preset)
+    prompts, templates = (preset.source, args.target), preset.guidance.get("templates", TEMPLATES)
+    for note in (unknown_words(clips[0], prompts), direction_hint(clips, *prompts, templates)):
+        print(note, end="\n" if note else "", file=sys.stderr)
 
-    trainable = copy.deepcopy(frozen)
-    steps = adapt(frozen, trainable, loss, preset.config, select)
+    start = blend(frozen, [(Delta.load(args.start), 1.0)]) if args.start else frozen
+    trainable = copy.deepcopy(start)
+    steps = adapt(start, trainable, loss, preset.config, select)
     progress, status = follow(steps, preset.config.steps, args.json)
     if progress is None:
         return status
-    diff(frozen, trainable, record(clips, args.target, preset, progress)).save(out)
+    told = record(clips, args.target, preset, progress)
+    diff(frozen, trainable, told | measure(trainable, clips[0], args.target)).save(out)
     _say(args.json, f"{progress}\nSaved {out}.", {"out": str(out), "steps_done": progress.step})
     return status
 
@@ -174,9 +206,7 @@ def chosen_preset(args: argparse.Namespace) -> Preset:
     )
 
 
-def follow(
-    steps: Iterator[Progress], total: int, as_json: bool
-) -> tuple[Progress | None, int]:
+def follow(steps: Iterator[Progress], total: int, as_json: bool) -> tuple[Progress | None, int]:
     """Run the steps, shown as a bar or as lines of JSON; the last one and the exit status."""
     progress, status = None, 0
     bar = tqdm(total=total, unit="step", disable=True if as_json else None)  # None: if a terminal
@@ -217,15 +247,7 @@ def as_dict(progress: Progress) -> dict:
     return {f.name: getattr(progress, f.name) for f in fields(progress) if f.name != "preview"}
 
 
-def notes(clips: list[CLIP], prompts: tuple[str, ...]) -> Iterator[str]:
-    """A sentence for each model that never saw some of the words."""
-    for clip in clips:
-        unknown = [word for prompt in prompts for word in clip.unknown_words(prompt)]
-        if unknown:
-            yield f"CLIP model {clip.name} was never shown {', '.join(unknown)} and guesses."
-
-
-# sample and blend
+# sample, film, blend, domain, info
 
 
 def add_sample(commands) -> None:
@@ -250,6 +272,53 @@ def run_sample(args: argparse.Namespace) -> int:
         for seed, image in zip(args.seeds, to_images(pictures)):
             image.save(args.folder / f"{seed}.png")
     _say(args.json, f"Saved {args.out}.", {"out": str(args.out), "seeds": args.seeds})
+    return 0
+
+
+def add_film(commands) -> None:
+    """Options of `film`."""
+    parser = _command(commands, "film", run_film, "Wander between seeds and strengths, as an mp4.")
+    _add_domain(parser, "a domain file and its strength (default 1); may be repeated")
+    parser.add_argument("--seeds", type=_seeds, default=(1, 2, 3), help="(default: 1-3)")
+    parser.add_argument("--psi", type=float, default=0.7, help="truncation (default: 0.7)")
+    parser.add_argument("--between", type=int, default=16, help="frames a way (default: 16)")
+    parser.add_argument("--out", type=Path, default=Path("film.mp4"), help="mp4 to write")
+
+
+def run_film(args: argparse.Namespace) -> int:
+    """Draw, encode."""
+    base = load_generator(args.generator, pick_device(args.device))
+    pictures = frames(base, _recipe(args), visits(args.seeds, 1.0), args.between, args.psi)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_mp4(pictures, args.out)
+    _say(args.json, f"Saved {args.out}.", {"out": str(args.out), "frames": len(pictures)})
+    return 0
+
+
+def add_domain(commands) -> None:
+    """Options of `domain`."""
+    parser = _command(commands, "domain", run_domain, "Tell what a domain file says of itself.")
+    parser.add_argument("file", type=Path)
+
+
+def run_domain(args: argparse.Namespace) -> int:
+    """Read, print."""
+    told = describe(Delta.load(args.file), fingerprint(load_generator(args.generator)))
+    lines = "\n".join(f"{name}: {value}" for name, value in told.items() if value is not None)
+    _say(args.json, lines, told)
+    return 0
+
+
+def add_info(commands) -> None:
+    """Options of `info`."""
+    parser = _command(commands, "info", run_info, "Tell what would run here, and its limits.")
+    parser.add_argument("--clip", default="auto", help="CLIP models joined by + (default: auto)")
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Load, print."""
+    told = Studio(Options(args.generator, args.clip, args.device)).info()
+    _say(args.json, "\n".join(f"{name}: {value}" for name, value in told.items()), told)
     return 0
 
 
@@ -304,4 +373,5 @@ def _say(as_json: bool, sentence: str, data: dict) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 from nada.checkpoint import save_generator
@@ -38,28 +39,34 @@ class Server:
             return False
 
 
-def serve(folder: Path, clip: CLIP):
+def serve(folder: Path, clip: CLIP, *arguments: str, **options):
     """An app over a tiny generator of 16 pixels and `clip`, which then knows WORDS only."""
     generator, small = folder / "generator.safetensors", folder / "clip.safetensors"
     save_generator(tiny_generator(), generator)
     save_clip(clip.model, small, range(49408), WORDS)
-    return serve_app(folder, "--generator", str(generator), "--clip", str(small))
+    models = ("--generator", str(generator), "--clip", str(small))
+    return serve_app(folder, *models, *arguments, **options)
 
 
 @contextlib.contextmanager
-def serve_app(folder: Path, *arguments: str):
+def serve_app(
+    folder: Path, *arguments: str, environment: dict | None = None, program: Sequence = ("app.py",)
+):
     """The app with command-line arguments; what it writes goes to `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "app.py", "--port", str(port), "--device", "cpu", *arguments]
+    command = [sys.executable, *program, "--port", str(port), "--device", "cpu", *arguments]
     log = folder / "log"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "cache")}
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "cache"),
+        **(environment or {}),
+    }  # fmt: skip
     with log.open("w") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
     server = Server(process, port, log)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while not server.answers():
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)

@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import torch
 
 from nada.__main__ import main
 from nada.checkpoint import CHECKPOINTS, load_generator
@@ -13,11 +14,22 @@ from nada.demo import judge as judging
 from nada.demo import train_clip, train_generator
 from nada.demo.captions import all_texts
 from nada.demo.styles import STYLES
+from nada.sample import latents, sample
 
 
 @pytest.fixture(scope="module")
-def clip():
-    return load_clip("demo")
+def generator():
+    return load_generator("demo")
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return judging.load_judge()
+
+
+def photos(judge, pictures) -> float:
+    """Share of pictures that the judge takes for photos."""
+    return judging.verdicts(judge, pictures).count("photo") / len(pictures)
 
 
 def test_every_weight_file_is_described_with_its_sha256():
@@ -27,23 +39,62 @@ def test_every_weight_file_is_described_with_its_sha256():
     assert set(listed) == set(files)
     for name, path in files.items():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name], name
-        assert path.stat().st_size < 12e6
+    assert files["generator.safetensors"].stat().st_size < 8e6
+    assert sum(path.stat().st_size for name, path in files.items() if "clip" in name) < 10e6
 
 
-def test_the_generator_draws_the_renderers_people():
-    figures = train_generator.measure(load_generator("demo"), n=96)
-    assert figures["l1"] < 0.02
-    assert figures["gradient_energy"] > 0.8
+# The generator
 
 
-def test_clip_names_styles_on_new_people_in_new_words_and_under_attack(clip):
-    figures = train_clip.measure([clip], people=8, seed=4242)
-    assert figures["style"] > 0.9 and figures["wording"] > 0.85, figures
-    assert figures["pgd"] > 0.7, figures
-    assert min(figures["hat"], figures["blond hair"], figures["old"]) > 0.9, figures
+def test_the_generator_draws_the_renderers_people(generator):
+    assert generator.size == 128
+    figures = train_generator.measure(generator, n=96)
+    assert figures["l1"] < 0.03
+    assert figures["gradients"] > 0.8
 
 
-def test_clip_knows_the_words_of_its_captions(clip):
+def test_truncation_goes_from_one_face_to_everybody(generator):
+    def spread(psi: float) -> float:
+        return sample(generator, range(16), psi).std(0).mean().item()
+
+    spreads = [spread(psi) for psi in (0.0, 0.35, 0.7, 1.0)]
+    assert spreads[0] < 1e-5
+    assert spreads == sorted(spreads) and spreads[3] > 1.3 * spreads[1]
+
+
+def test_steps_between_two_people_are_small_and_stay_photos(generator, judge):
+    first, last = generator.mapping(latents([1, 2], generator.z_dim)).split(1)
+    path = torch.linspace(0, 1, 33)[:, None, None]
+    pictures = generator.synthesis(torch.lerp(first, last, path))
+    steps = (pictures[1:] - pictures[:-1]).abs().mean((1, 2, 3))
+    assert steps.max() < 5 * steps.mean()
+    assert photos(judge, pictures) > 0.9
+
+
+def test_mirrored_and_style_mixed_samples_are_photos(generator, judge):
+    ws = generator.mapping(latents(range(64), generator.z_dim), 0.7)
+    mixed = torch.cat([ws[:, :4], ws.roll(1, 0)[:, 4:]], 1)
+    assert photos(judge, generator.synthesis(mixed)) > 0.9
+    assert photos(judge, generator.synthesis(ws).flip(3)) > 0.95
+
+
+# CLIP
+
+
+def test_clip_names_styles_on_new_people_and_in_new_words():
+    figures = train_clip.measure(load_clips("demo"), people=10, seed=4242)
+    assert figures["style"] > 0.88 and figures["wording"] > 0.85, figures
+    assert min(figures[name] for name in ("hair colour", "glasses", "hat")) > 0.9, figures
+    assert figures["beard"] > 0.65, figures
+
+
+def test_the_robust_member_withstands_an_attack_it_was_not_trained_with():
+    figures = train_clip.measure([load_clip("demo")], people=8, seed=4243)
+    assert figures["style"] > 0.85 and figures["pgd"] > 0.7, figures
+
+
+def test_clip_knows_the_words_of_its_captions():
+    clip = load_clip("demo")
     for text in ("pencil sketch", "a photo of a zombie", "person with glasses", "white walker"):
         assert clip.unknown_words(text) == []
     assert clip.unknown_words("a xylophone in the rain") == ["xylophone", "rain"]
@@ -58,9 +109,13 @@ def test_the_demo_clip_is_every_bundled_one():
     assert len(load_clips("demo")) == len(files) >= 1
 
 
-def test_the_judge_sees_through_attacks_on_new_people():
-    figures = judging.measure(judging.load_judge(), people=8, seed=4343)
-    assert figures["clean"] > 0.9 and figures["pgd"] > 0.8, figures
+# Adaptation
+
+
+def test_the_judge_sees_through_attacks_on_new_people(judge):
+    figures = judging.measure(judge, people=8, seed=4343)
+    assert figures["clean"] > 0.86 and figures["pgd"] > 0.78, figures
+    assert min(figures["glasses"], figures["hat"]) > 0.85, figures
 
 
 def test_evaluate_adapts_and_the_judge_agrees(tmp_path, capsys):

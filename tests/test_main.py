@@ -87,7 +87,7 @@ def test_json_is_one_object_a_line(models, tmp_path, capsys):
 def test_words_that_clip_never_saw_are_named(models, tmp_path, capsys):
     options = ["--target", "zebra sketch", "--out", str(tmp_path / "d.safetensors")]
     assert main(["adapt", *models, *FAST, *options]) == 0
-    assert "never shown zebra and guesses" in capsys.readouterr().err
+    assert "never shown “zebra” and can only guess" in capsys.readouterr().err
 
 
 def test_options_change_the_preset_of_the_generator():
@@ -121,6 +121,34 @@ def test_sample_draws_the_grid(models, domain, tmp_path, capsys):
     assert Image.open(folder / "5.png").size == (16, 16)
 
 
+def test_adapt_goes_on_from_a_domain_and_is_measured(models, tmp_path, capsys):
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    assert main(["adapt", *models, *FAST, "--target", "zombie", "--out", str(first)]) == 0
+    options = ["--target", "sketch", "--start", str(first), "--out", str(second)]
+    assert main(["adapt", *models, *FAST, *options]) == 0
+    assert main(["domain", *models[:2], "--json", str(second)]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["target"] == "sketch" and told["fits"] and told["quality"] and told["diversity"]
+    alone = tmp_path / "c.safetensors"
+    assert main(["adapt", *models, *FAST, "--target", "sketch", "--out", str(alone)]) == 0
+    one, other = Delta.load(alone).tensors, Delta.load(second).tensors
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_film_writes_a_film(models, domain, tmp_path, capsys):
+    out = tmp_path / "film.mp4"
+    options = ["--domain", str(domain), "--seeds", "1-2", "--between", "3", "--out", str(out)]
+    assert main(["film", *models[:2], *options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(out), "frames": 12}
+    assert b"ftyp" in out.read_bytes()[:16]
+
+
+def test_info_tells_what_would_run(models, capsys):
+    assert main(["info", *models, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["size"] == 16 and told["limits"]["steps"] == [1, 2000] and told["words"]
+
+
 def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
     base, half = load_generator(models[1]), tmp_path / "half.safetensors"
     assert main(["blend", *models[:2], "--domain", str(domain), "0.5", "--out", str(half)]) == 0
@@ -152,6 +180,8 @@ def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
         (["adapt", "--target", "sketch", "--out", "."], "is a folder"),
         (["sample", "--domain", "none.safetensors"], "no domain file"),
         (["sample", "--psi", "nan"], "truncation"),
+        (["film", "--between", "1"], "1 frames between is none"),
+        (["domain", "none.safetensors"], "no domain file"),
         (["sample", "--batch", "0"], "batch is 0"),
         (["sample", "--columns", "0"], "0 columns"),
         (["blend", "--out", "x"], "Nothing to blend"),
@@ -209,12 +239,15 @@ def test_divergence_saves_the_last_good_weights(models, tmp_path, capsys, monkey
 
 
 def test_the_first_interrupt_asks_and_the_second_insists():
+    # a shell starts its background jobs, and so these tests, with interrupts ignored
+    given = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), stop_on_interrupt() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+    signal.signal(signal.SIGINT, given)
 
 
 def test_ctrl_c_saves_what_there_is(models, tmp_path):

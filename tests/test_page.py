@@ -2,11 +2,14 @@
 
 import re
 import shutil
+import time
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 from nada.delta import Delta
+from nada.view import texts
 
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -27,22 +30,35 @@ def browser():
         running.close()
 
 
-@pytest.fixture(params=WIDTHS.values(), ids=WIDTHS)
-def page(browser, server, request):
-    """The open page; fails on any request to elsewhere, any page error, any failed request."""
-    context = browser.new_context(viewport={"width": request.param, "height": 900})
-    page, wrong = context.new_page(), []
-    page.set_default_timeout(SLOW)
-    expect.set_options(timeout=SLOW)
-    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    page.on("request", lambda sent: wrong.append(sent.url) if is_external(sent.url, server) else 0)
-    page.goto(server.url)
-    expect(page.get_by_text("reference operations")).to_be_visible()  # the models are there
-    page.wrong = wrong
-    yield page
-    context.close()
+@pytest.fixture
+def visit(browser, server):
+    """Open the page; at the end, fail on any request to elsewhere, page error, failed request."""
+    contexts, wrong = [], []
+
+    def go(width=WIDTHS["desk"], query="", **options):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(SLOW)
+        expect.set_options(timeout=SLOW)
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("request", lambda sent: is_external(sent.url, server) and wrong.append(sent.url))
+        page.goto(server.url + query)
+        expect(page.locator("#foot")).to_contain_text("operations")  # the models are there
+        page.wrong = wrong
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
     assert wrong == []
+
+
+@pytest.fixture(params=WIDTHS.values(), ids=WIDTHS)
+def page(visit, request):
+    """The open page, at the width of a desk and of a phone."""
+    return visit(request.param)
 
 
 def is_external(url: str, server) -> bool:
@@ -62,10 +78,41 @@ def shoot(page, name: str, folder) -> None:
     page.screenshot(path=folder / f"{name}-{page.viewport_size['width']}.png", full_page=True)
 
 
+def adapt(page, steps=9, target="zombie"):
+    """A run from the page's form to its end; what the page shows then."""
+    field(page, "Target").fill(target)
+    if not field(page, "Steps").is_visible():
+        page.get_by_text("Settings").first.click()
+        expect(field(page, "Steps")).to_be_visible()
+        page.wait_for_timeout(PAUSE)
+    field(page, "Steps").fill(str(steps))
+    before = page.locator(".card").count()
+    button(page, "Adapt").click()
+    expect(page.locator(".card")).to_have_count(before + 1)
+    expect(page.locator(".run.finished")).to_contain_text(f"step {steps}/{steps}")
+
+
+def picture(page, side="after") -> str:
+    return page.locator(f".compare img.{side}").get_attribute("src")
+
+
+def changes(page, act) -> str:
+    """Do something, and wait until another picture shows."""
+    source = picture(page)
+    act()
+    expect(page.locator(".compare img.after")).not_to_have_attribute("src", source)
+    return picture(page)
+
+
+def fits(page) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 def test_a_visit(page, tmp_path, server):
-    """An example, a run that is stopped, its file, samples of it, and another run at once."""
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    expect(page.locator(".run")).to_contain_text("press Adapt")
+    """An example, a run that is stopped, its file, and another run at once."""
+    assert fits(page)
+    expect(page.locator("#chart .run")).to_contain_text("press Adapt")
+    expect(page.locator(".thumbs button")).to_have_count(8)
     shoot(page, "open", tmp_path)
 
     page.get_by_text("face → zombie").click()
@@ -76,37 +123,174 @@ def test_a_visit(page, tmp_path, server):
     page.wait_for_timeout(PAUSE)
     field(page, "Steps").fill("2000")
 
-    button(page, "Adapt").click()
-    expect(page.locator("#pairs img")).to_be_visible()
-    expect(page.locator(".run.running")).to_contain_text("of 2000")
-    bar, picture = page.locator(".run .bar div"), page.locator("#pairs img")
-    width, source = bar.get_attribute("style"), picture.get_attribute("src")
+    field(page, "Target").press("Enter")
+    expect(page.locator(".run.running")).to_contain_text("/2000")
+    page.wait_for_function("location.search.includes('source=face&target=zombie')")
+    bar = page.locator(".run .bar div")
+    width, source = bar.get_attribute("style"), picture(page)
     expect(bar).not_to_have_attribute("style", width)
-    expect(picture).not_to_have_attribute("src", source)
+    expect(page.locator(".compare img.after")).not_to_have_attribute("src", source)
     expect(page.locator(".run polyline")).to_be_visible()
     expect(page.locator(".run li")).to_have_count(5)
     shoot(page, "running", tmp_path)
 
-    button(page, "Stop").click()
-    expect(page.locator(".run.stopped")).to_contain_text("the domain file holds")
+    page.keyboard.press("Escape")
+    expect(page.locator(".run.stopped")).to_contain_text("The domain file holds")
     with page.expect_download() as download:
         page.locator("a[download$='.safetensors']").click()
     told = Delta.load(download.value.path()).metadata
     assert (told["source"], told["target"]) == ("face", "zombie") and told["steps_done"] < 2000
-
-    button(page, "Sample").click()
-    samples = page.locator("#samples img")
-    expect(samples).to_be_visible()
-    adapted = samples.get_attribute("src")
-    field(page, "Strength").fill("0")
-    button(page, "Sample").click()
-    expect(samples).not_to_have_attribute("src", adapted)
-    shoot(page, "sampled", tmp_path)
+    expect(page.locator(".card")).to_have_count(1)
 
     field(page, "Steps").fill("3")
     button(page, "Adapt").click()
-    expect(page.locator(".run.finished")).to_contain_text("Done: 3 steps")
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    expect(page.locator(".run.finished")).to_contain_text("Done: step 3/3")
+    expect(page.locator(".card")).to_have_count(2)
+    assert fits(page)
+    shoot(page, "done", tmp_path)
+
+
+def test_a_result_is_explored(page, tmp_path):
+    adapt(page, steps=16)
+    page.locator(".thumbs button").nth(3).click()
+    expect(page.locator(".tag.right")).to_contain_text("4")
+    whole, source = picture(page), picture(page, "before")
+    assert whole != source
+
+    slider = page.locator(".compare input")
+    slider.focus()
+    slider.press("Home")
+    assert page.locator(".compare").evaluate("node => node.style.getPropertyValue('--x')") == "0"
+
+    began = time.monotonic()
+    none = changes(page, lambda: field(page, "Strength").fill("0"))
+    assert time.monotonic() - began < 5  # a busy machine; under a second on a free one
+    assert none == source  # strength 0 is the base itself
+    beyond = changes(page, lambda: field(page, "Strength").fill("1.5"))
+    assert len({none, beyond, whole}) == 3
+    assert changes(page, lambda: field(page, "Strength").fill("1")) == whole
+
+    early = changes(page, lambda: field(page, "Snapshot").fill("2"))
+    assert early not in (whole, source)
+    changes(page, lambda: field(page, "Truncation of samples").fill("0.3"))
+    button(page, "More seeds").click()
+    expect(page.locator(".tag.right")).to_contain_text("9")
+    expect(field(page, "Seeds")).to_have_value("9-16")
+
+    tab(page, "From 0 to 1")
+    button(page, "Draw the strip").click()
+    expect(page.locator("#strip img")).to_be_visible()
+    tab(page, "Film")
+    button(page, "Make a film").click()
+    expect(page.locator("#film video")).to_be_visible()
+    wait = "node => node.readyState >= 2 && node.videoWidth >= 256"
+    page.wait_for_function(wait, arg=page.locator("#film video").element_handle())
+    shoot(page, "explored", tmp_path)
+    assert fits(page)
+
+
+def tab(page, name: str) -> None:
+    """Show a tab, on a narrow page by the menu of those that have no room."""
+    tabs = page.get_by_role("tab", name=name, exact=True)
+    if not tabs.count() or not tabs.first.is_visible():
+        page.locator(".overflow-menu > button").click()
+        page.locator(".overflow-dropdown button", has_text=name).click()
+    else:
+        tabs.first.click()
+
+
+def test_domains_are_kept_mixed_and_gone_on_from(visit, tmp_path):
+    page = visit()
+    adapt(page, 4, "zombie")
+    with page.expect_download() as download:
+        page.locator("a[download$='.safetensors']").click()
+    adapt(page, 4, "anime")
+    cards = page.locator(".card")
+    expect(cards.first).to_contain_text("anime")
+    expect(cards.first).to_have_class("card open")
+    for fact in ("seed", "steps", "loss", "quality", "diversity", "layers", "base"):
+        assert cards.first.locator(f"dd.{fact}").inner_text()
+    anime = picture(page)
+    zombie = changes(page, lambda: cards.last.get_by_text("Open").click())
+    assert zombie != anime
+
+    tab(page, "Mix")
+    button(page, "Show the mix").click()
+    expect(page.get_by_text("Choose two or three domains")).to_be_visible()
+    for choice in page.locator("#chosen input").all():
+        choice.check()
+    mixed = changes(page, lambda: button(page, "Show the mix").click())
+    assert mixed not in (zombie, anime)
+    button(page, "Keep the mix").click()
+    tab(page, "Kept domains")
+    expect(cards).to_have_count(3)
+    expect(cards.first).to_contain_text("anime + zombie")
+
+    cards.last.get_by_text("Go on from").click()
+    expect(page.locator("#start input")).to_have_value(re.compile("zombie"))
+    adapt(page, 2, "old person")
+    expect(cards).to_have_count(4)
+    cards.nth(1).get_by_text("Forget").click()
+    expect(cards).to_have_count(3)
+    shoot(page, "library", tmp_path)
+
+    other = visit()  # another visitor, with the file of the first one's run
+    expect(other.locator(".card")).to_have_count(0)
+    download.value.save_as(tmp_path / "zombie.safetensors")
+    other.locator("#load input, input[type=file]").first.set_input_files(
+        tmp_path / "zombie.safetensors"
+    )
+    expect(other.locator(".card")).to_have_count(1)
+    expect(other.locator(".card")).to_contain_text("zombie")
+    assert picture(other) == zombie
+
+
+def test_hints_come_while_typing(visit):
+    page = visit()
+    field(page, "Target").fill("zombie gorblax")
+    expect(page.locator("#hint .hint").first).to_contain_text("never shown “gorblax”")
+    field(page, "Target").fill("zombie")
+    expect(page.locator("#hint")).not_to_contain_text("gorblax")
+
+
+def test_a_link_restores_the_form(visit):
+    page = visit(query="/?source=old%20person&target=pencil%20%3Cb%3Esketch&seed=77&steps=x")
+    expect(field(page, "Source")).to_have_value("old person")
+    expect(field(page, "Target")).to_have_value("pencil <b>sketch")
+    page.get_by_text("Settings").first.click()
+    expect(field(page, "Seed")).to_have_value("77")
+
+
+def test_russian_and_dark(visit, tmp_path):
+    page = visit(WIDTHS["phone"], locale="ru-RU", color_scheme="dark")
+    expect(button(page, "Обучить")).to_be_visible()
+    expect(page.locator("#chart .run")).to_contain_text("Выберите пример")
+    expect(page.get_by_text("Целевой текст")).to_be_visible()
+    assert "__i18n__" not in page.inner_text("body") and fits(page)
+    assert page.evaluate("document.body.classList.contains('dark')")
+    shoot(page, "russian", tmp_path)
+
+
+def test_all_words_are_there_in_both_languages():
+    for name in ("texts", "components"):
+        english, russian = (texts(name)[language] for language in ("en", "ru"))
+        assert english.keys() == russian.keys()
+        assert all(english.values()) and all(russian.values())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_serious_keeps_people_out(page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.reload()
+    expect(page.locator("#foot")).to_contain_text("operations")
+    adapt(page, 2)
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
+    serious = {
+        (one["id"], node["html"][:200])
+        for one in found if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    }  # fmt: skip
+    assert not serious
 
 
 def test_what_is_wrong_stands_at_its_field(page):
@@ -136,13 +320,14 @@ def test_what_is_wrong_stands_at_its_field(page):
     field(page, "Seed").fill("5")
     field(page, "Steps").fill("2")
     button(page, "Adapt").click()
-    expect(page.locator(".run.finished")).to_contain_text("Done: 2 steps")
+    expect(page.locator(".run.finished")).to_contain_text("Done: step 2/2")
     page.wrong[:] = [said for said in page.wrong if "status of 422" not in said]  # the refusals
 
 
-def test_a_file_that_is_no_domain_gets_a_sentence(page, tmp_path):
+def test_a_file_that_is_no_domain_gets_a_sentence(visit, tmp_path):
+    page = visit()
     (tmp_path / "page.safetensors").write_text("<html>404</html>")
-    page.locator("input[type=file]").set_input_files(tmp_path / "page.safetensors")
-    expect(page.get_by_text("page.safetensors")).to_be_visible()
-    button(page, "Sample").click()
+    page.locator("#load input, input[type=file]").first.set_input_files(
+        tmp_path / "page.safetensors"
+    )
     expect(page.get_by_text("is not a domain file")).to_be_visible()

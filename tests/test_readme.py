@@ -10,6 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from nada.adapt import PRESETS
+from nada.checkpoint import load_generator
 from tests.served import ROOT, serve_app
 
 README = (ROOT / "README.md").read_text()
@@ -58,8 +60,9 @@ def test_the_two_commands_are_there():
 
 def test_the_library_example_makes_sketches(tmp_path):
     printed = run(block_with("python", "load_generator"), tmp_path)
-    assert printed.count("step ") == 60
-    assert Image.open(tmp_path / "sketches.png").size == (8 * 64, 2 * 64)
+    assert printed.count("step ") == PRESETS["demo"].config.steps
+    side = load_generator("demo").size
+    assert Image.open(tmp_path / "sketches.png").size == (8 * side, 2 * side)
     assert (tmp_path / "pencil-sketch.safetensors").stat().st_size < 8e6
 
 
@@ -68,6 +71,23 @@ def test_the_client_script_adapts_and_samples(tmp_path, bundled):
     printed = run(code, tmp_path)
     assert "Done: 60 steps." in printed
     assert printed.splitlines()[-1].startswith("demo ") and printed.strip().endswith(".png")
+
+
+def test_the_examples_run_as_printed(tmp_path, bundled):
+    printed = block_with("sh", "examples/").replace("http://127.0.0.1:7860", bundled.url)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for line in printed.strip().splitlines():
+        command = line.replace("python ", f"{sys.executable} ", 1)
+        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True,
+                              timeout=280)  # fmt: skip
+        assert done.returncode == 0, (line, done.stderr)
+    assert "fits: True" in done.stdout and "title: zombie + pencil sketch" in done.stdout
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "examples", "zombie.safetensors", "sketch.safetensors", "samples.png", "mix.safetensors",
+    }  # fmt: skip
+    told = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert told == set(re.findall(r"examples/(\w+\.py)", printed))
 
 
 @pytest.mark.parametrize("endpoint", ["adapt", "info"])

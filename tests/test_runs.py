@@ -1,6 +1,7 @@
 """Runs in the background: every way to end, who owns what, and what is left behind."""
 
 import gc
+import pickle
 import threading
 import time
 from dataclasses import replace
@@ -12,9 +13,10 @@ import nada.runs
 from nada.adapt import PRESETS, DivergedError
 from nada.checkpoint import fingerprint
 from nada.clip import PromptError
-from nada.delta import Delta, blend
+from nada.delta import Delta, DeltaError, blend
 from nada.generator import Generator
-from nada.runs import Job, Models, Runs
+from nada.library import Visitors
+from nada.runs import Job, Models, StopFile, measure, train
 from nada.sample import sample
 
 CONFIG = replace(PRESETS["demo"].config, steps=3, batch=2, select_batch=2, preview_every=1)
@@ -36,16 +38,16 @@ def models(generator, clip_tiny):
 
 @pytest.fixture
 def start(models):
-    """Start a job, in a register of runs and under a lock of the test's own."""
-    runs, turn = Runs(), threading.Lock()
+    """Start a job, among visitors and under a lock of the test's own."""
+    visitors, turn = Visitors(), threading.Lock()
 
     def begin(job=JOB, owner="me"):
-        return runs.start(owner, job, models, turn)
+        return visitors.start(owner, job, lambda job, stop: train(models, job, stop, turn))
 
-    begin.runs, begin.turn = runs, turn
+    begin.visitors, begin.turn = visitors, turn
     yield begin
-    for owner in list(runs._runs):
-        runs.forget(owner)
+    for owner in list(visitors._visitors):
+        visitors.forget(owner)
 
 
 def finished(run):
@@ -118,23 +120,15 @@ def test_an_owner_has_one_run_and_nobody_elses(start):
     other = stepped(start(ENDLESS, "two"))
     second = start(JOB, "one")
     assert finished(first).state == "stopped" and finished(second).state == "finished"
-    assert start.runs.get("one") is second and start.runs.get("two") is other
-    assert start.runs.get("three") is None and start.runs.get(None) is None
+    visitors = start.visitors
+    assert visitors.find("one").run is second and visitors.find("two").run is other
+    assert visitors.find("three") is None and visitors.find(None) is None
     assert not other.stop.is_set()
 
 
-def test_only_the_latest_runs_are_remembered(start, monkeypatch):
-    monkeypatch.setattr(nada.runs, "MAX_RUNS", 2)
-    runs = [finished(start(owner=str(i))) for i in range(4)]
-    assert [start.runs.get(str(i)) for i in range(4)] == [None, None, *runs[2:]]
-    monkeypatch.setattr(nada.runs, "KEEP_SECONDS", -1.0)
-    start(owner="4")
-    assert start.runs.get("2") is None and start.runs.get("3") is None
-
-
-def test_a_forgotten_run_stops_and_takes_its_file_along(start):
+def test_a_forgotten_run_stops_and_takes_its_files_along(start):
     run = stepped(start(ENDLESS))
-    start.runs.forget("me")
+    start.visitors.forget("me")
     assert finished(run).state == "stopped" and run.domain.is_file()
     domain = run.domain
     del run
@@ -143,6 +137,58 @@ def test_a_forgotten_run_stops_and_takes_its_file_along(start):
         gc.collect()
         time.sleep(0.05)
     assert not domain.exists()
+
+
+def test_the_last_snapshots_are_kept_and_draw_what_was_shown(start, models, monkeypatch):
+    monkeypatch.setattr(nada.runs, "MAX_SNAPSHOTS", 3)
+    run = finished(start(with_config(steps=20)))
+    assert list(run.snapshots) == [12, 18, 20] and run.domain == run.snapshots[20]
+    assert sorted(run.domain.parent.parent.glob("*/*.safetensors")) == list(run.snapshots.values())
+    told = [Delta.load(path).metadata for path in run.snapshots.values()]
+    assert [one["steps_done"] for one in told] == [12, 18, 20]
+    assert (
+        told[-1]["quality"]
+        == measure(
+            blend(models.generator, [(Delta.load(run.domain), 1.0)]), models.clips[0], "zombie"
+        )["quality"]
+        and "quality" not in told[0]
+    )
+
+
+def test_snapshots_stay_within_their_room(start, monkeypatch):
+    monkeypatch.setattr(nada.runs, "SNAPSHOT_BYTES", 1)
+    run = finished(start(with_config(steps=9)))
+    assert list(run.snapshots) == [9] and run.domain.is_file()
+
+
+def test_a_run_goes_on_from_a_domain(start, models):
+    first = finished(start())
+    second = finished(start(replace(JOB, target="pencil sketch", start=first.domain)))
+    told = Delta.load(second.domain).metadata
+    assert (told["target"], told["started_from"]) == ("pencil sketch", "zombie")
+    assert torch.equal(second.before, first.before)  # what it is compared with is the base
+    zero = finished(start(replace(JOB, start=first.domain, preset=slow())))
+    mine, its = (Delta.load(run.domain).tensors for run in (zero, first))
+    assert all((mine[key] - its[key]).abs().max() < 1e-4 for key in its)  # hardly a step further
+
+
+def slow():
+    return replace(PRESET, config=replace(CONFIG, lr=1e-9, final_lr=None, steps=1))
+
+
+def test_a_start_of_another_generator_fails_with_its_reason(start, tmp_path):
+    Delta("0" * 64, {}, {}).save(tmp_path / "other.safetensors")
+    run = finished(start(replace(JOB, start=tmp_path / "other.safetensors")))
+    assert run.state == "failed" and isinstance(run.error, DeltaError) and run.domain is None
+
+
+def test_what_training_tells_survives_a_trip_to_another_process(models, tmp_path):
+    stop = pickle.loads(pickle.dumps(StopFile(tmp_path / "stop")))
+    news = [pickle.loads(pickle.dumps(told)) for told in train(models, JOB, stop)]
+    assert [told.progress.step for told in news[1:]] == [1, 2, 3, 3]
+    assert news[-1].end == "finished" and news[-1].snapshot.tensors
+    stop.set()
+    assert [told.end for told in train(models, ENDLESS, stop)] == [None, "stopped"]
 
 
 def test_steps_wait_for_their_turn(start):
@@ -173,7 +219,7 @@ def test_runs_leave_no_generator_behind(start):
     before = count()
     for _ in range(5):
         stepped(start(ENDLESS))  # stops the one before
-    start.runs.forget("me")
+    start.visitors.forget("me")
     deadline = time.monotonic() + 30  # until the last one has seen that it should stop
     while count() > before and time.monotonic() < deadline:
         time.sleep(0.1)

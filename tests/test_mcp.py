@@ -1,0 +1,36 @@
+"""The endpoints as MCP tools, by a client of the protocol."""
+
+import asyncio
+import json
+
+import pytest
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
+
+from tests.served import serve
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory, clip_tiny):
+    with serve(tmp_path_factory.mktemp("mcp"), clip_tiny, "--mcp") as server:
+        yield f"{server.url}/gradio_api/mcp/"
+
+
+def test_the_tools_are_the_endpoints_and_answer(address):
+    async def visit():
+        async with (
+            streamablehttp_client(address) as (reader, writer, _),
+            ClientSession(reader, writer) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            name = next(name for name in tools if name.endswith("info"))
+            return tools, await session.call_tool(name, {})
+
+    tools, answer = asyncio.run(visit())
+    ends = ("adapt", "adapt_once", "sample", "blend", "domain", "info")
+    assert len(tools) == 6 and all(any(name.endswith(end) for name in tools) for end in ends)
+    adapt = next(tool for name, tool in tools.items() if name.endswith("adapt"))
+    assert {"source", "target", "steps"} <= set(adapt.inputSchema["properties"])
+    assert "Train the generator" in adapt.description
+    assert "fingerprint" in json.dumps([part.model_dump(mode="json") for part in answer.content])
