@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import av
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -78,6 +77,8 @@ def write_mp4(pictures: Tensor, path: str | Path, fps: int = FPS) -> None:
     if len(pictures) == 0:
         raise ValueError("A film of no pictures is none.")
     scale = max(1, -(-LEAST_SIDE // pictures.shape[-1]))
+    import av  # takes its time, and only films need it
+
     with av.open(str(path), "w", options={"movflags": "faststart"}) as film:
         stream = film.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height = (side * scale // 2 * 2 for side in pictures.shape[:-3:-1])

@@ -221,14 +221,14 @@ def run_module(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_the_generator_script_trains_resumes_and_saves(tmp_path):
     command = (
-        "nada.demo.train_generator", "--size", "16", "--scale", "0.003", "--photos", "48",
+        "nada.demo.train_generator", "--size", "32", "--scale", "0.002", "--photos", "48",
         "--no-compile",
         "--output", str(tmp_path / "g.safetensors"), "--work", str(tmp_path),
     )  # fmt: skip
     first = run_module(*command)
     assert first.returncode == 0, first.stderr
     generator = load_generator(tmp_path / "g.safetensors")
-    assert generator.size == 16 and generator.z_dim == Z_DIM
+    assert generator.size == 32 and generator.z_dim == Z_DIM
     again = run_module(*command)  # everything is done: it only writes the file
     assert again.returncode == 0 and "step" not in again.stdout, again.stdout + again.stderr
     assert torch.equal(load_generator(tmp_path / "g.safetensors")(some_z(1)), generator(some_z(1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,40 +20,41 @@ from nada.demo.styles import STYLES, draw_attribute, draw_partly
 class Pool:
     """People, each as a photo, as a photo with one attribute given, and in some other styles.
 
-    Attributes: images [P, V, 3, S, S] uint8 (view 0 is the photo, view 1 the one with `given`
-    [P], an index of ATTRIBUTES), styles [P, V] indices, attributes [P, V, A] (1, 0, −1),
-    z [P, Z_DIM].
+    Attributes: images [P, V, 3, S, S] uint8 on `device` (view 0 is the photo, view 1 the one with
+    `given` [P], an index of ATTRIBUTES); on the CPU styles [P, V] indices, attributes [P, V, A]
+    (1, 0, −1), z [P, Z_DIM].
     """
 
-    def __init__(self, people: int, views: int, size: int, seed: int, report=print):
+    def __init__(self, people: int, views: int, size: int, seed: int, device="cpu", report=print):
         generator = torch.Generator().manual_seed(seed)
         self.z = torch.randn(people, Z_DIM, generator=generator)
         self.given = torch.randint(len(ATTRIBUTES), (people,), generator=generator)
         order = torch.rand(people, len(STYLE_NAMES) - 1, generator=generator).argsort(1) + 1
         photos = torch.zeros(people, 2, dtype=torch.long)
         self.styles = torch.cat([photos, order[:, : views - 2]], 1)
-        self.images = torch.empty(people, views, 3, size, size, dtype=torch.uint8)
+        self.images = torch.empty(people, views, 3, size, size, dtype=torch.uint8, device=device)
+        at_once = 64 if self.images.device.type == "cpu" else 512
         self.attributes = torch.empty(people, views, len(ATTRIBUTES), dtype=torch.int8)
         started = time.time()
         for index, name in enumerate(STYLE_NAMES):
             where = self.styles == index
             where[:, 1] = False
-            for part in where.nonzero().split(64):
+            for part in where.nonzero().split(at_once):
                 factors = factors_of(self.z[part[:, 0]])
-                self._keep(
-                    part, STYLES[name](portrait(factors), size), attributes_of(factors, name)
-                )
+                pictures = STYLES[name](portrait(factors.to(device)), size)
+                self._keep(part, pictures, attributes_of(factors, name))
         for index, name in enumerate(ATTRIBUTES):
-            for rows in (self.given == index).nonzero()[:, 0].split(64):
+            for rows in (self.given == index).nonzero()[:, 0].split(at_once):
                 factors = factors_of(self.z[rows])
                 table = with_attribute(attributes_of(factors, "photo"), name)
                 part = torch.stack([rows, torch.ones_like(rows)], 1)
-                self._keep(part, draw_attribute(portrait(factors), name, size), table)
+                self._keep(part, draw_attribute(portrait(factors.to(device)), name, size), table)
         report(f"rendered {people * views} pictures in {time.time() - started:.0f} s", flush=True)
 
     def _keep(self, where: Tensor, pictures: Tensor, attributes: Tensor) -> None:
         person, view = where.unbind(1)
-        self.images[person, view] = (pictures * 255).round().byte()
+        device = self.images.device
+        self.images[person.to(device), view.to(device)] = (pictures * 255).round().byte()
         self.attributes[person, view] = attributes.to(torch.int8)
 
     def __len__(self) -> int:
@@ -60,19 +62,21 @@ class Pool:
 
     def pictures(self, people: Tensor, views: Tensor) -> Tensor:
         """[N] and [N] → [N, 3, S, S] in [-1, 1]."""
-        return self.images[people, views].float() / 127.5 - 1
+        device = self.images.device
+        return self.images[people.to(device), views.to(device)].float() / 127.5 - 1
 
 
 class PartlyStyled:
     """Pictures that have only some of a style's cues: what a fooled CLIP would call the style.
 
-    Attributes: images [P, 3, S, S] uint8 of the people of a pool, styles [P], shares [P].
+    Attributes: images [P, 3, S, S] uint8 of the people of a pool, where that has its own;
+    styles [P], shares [P] on the CPU.
     """
 
     def __init__(self, pool: Pool, size: int, seed: int):
         rng = random.Random(seed)
-        people = len(pool)
-        self.images = torch.empty(people, 3, size, size, dtype=torch.uint8)
+        people, device = len(pool), pool.images.device
+        self.images = torch.empty(people, 3, size, size, dtype=torch.uint8, device=device)
         self.styles = torch.zeros(people, dtype=torch.long)
         self.shares = torch.zeros(people)
         with torch.no_grad():
@@ -81,26 +85,30 @@ class PartlyStyled:
                 chance = rng.uniform(0.2, 0.9)
                 picture, share = draw_partly(
                     STYLES[STYLE_NAMES[index]],
-                    portrait(factors_of(pool.z[rows])),
+                    portrait(factors_of(pool.z[rows].to(device))),
                     size,
                     lambda chance=chance: rng.random() < chance,
                 )
-                self.images[rows] = (picture * 255).round().byte()
+                self.images[rows.to(device)] = (picture * 255).round().byte()
                 self.styles[rows], self.shares[rows] = index, share
 
     def pictures(self, people: Tensor) -> Tensor:
         """[N] → [N, 3, S, S] in [-1, 1]."""
-        return self.images[people].float() / 127.5 - 1
+        return self.images[people.to(self.images.device)].float() / 127.5 - 1
 
 
 def kept(kind: type, path: Path, *arguments):
-    """`kind(*arguments)`, a Pool or PartlyStyled; from the file where there is one already."""
+    """`kind(*arguments)`, a Pool or PartlyStyled; from the file where there is one already.
+
+    What a GPU rendered is not kept: to render it again takes seconds.
+    """
     if path.exists():
         pictures = object.__new__(kind)
         vars(pictures).update(torch.load(path, weights_only=True))
         return pictures
     pictures = kind(*arguments)
-    torch.save(vars(pictures), path)
+    if pictures.images.device.type == "cpu":
+        torch.save(vars(pictures), path)
     return pictures
 
 
@@ -119,10 +127,11 @@ def distort(images: Tensor, strength: float = 1.0, noise: float = 0.06) -> Tenso
     Uses torch's global randomness.
     """
     n, _, size, _ = images.shape
-    angle = (torch.rand(n) - 0.5) * 0.35 * strength
-    zoom = 1 + (torch.rand(n) - 0.5) * 0.36 * strength
-    flip = torch.where(torch.rand(n) < 0.5, -1.0, 1.0)
-    shift = (torch.rand(n, 2) - 0.5) * 0.20 * strength
+    rand = partial(torch.rand, device=images.device)
+    angle = (rand(n) - 0.5) * 0.35 * strength
+    zoom = 1 + (rand(n) - 0.5) * 0.36 * strength
+    flip = torch.where(rand(n) < 0.5, -1.0, 1.0)
+    shift = (rand(n, 2) - 0.5) * 0.20 * strength
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     theta = torch.stack(
         [
@@ -131,23 +140,24 @@ def distort(images: Tensor, strength: float = 1.0, noise: float = 0.06) -> Tenso
         ],
         1,
     )
-    grid = F.affine_grid(theta.to(images), images.shape, align_corners=False)
+    grid = F.affine_grid(theta, images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    luma = torch.tensor([0.299, 0.587, 0.114]).expand(3, 3)
-    saturation = 1 + (torch.rand(n, 1, 1) - 0.5) * 0.5 * strength
-    contrast = 1 + (torch.rand(n, 1, 1) - 0.5) * 0.5 * strength
-    gains = 1 + (torch.rand(n, 3, 1) - 0.5) * 0.16 * strength
-    matrix = gains * contrast * (saturation * torch.eye(3) + (1 - saturation) * luma)
-    offset = (torch.rand(n, 1, 1) - 0.5) * 0.3 * strength
-    images = (matrix.to(images) @ images.flatten(2) + offset.to(images)).view_as(images)
+    luma = images.new_tensor([0.299, 0.587, 0.114]).expand(3, 3)
+    saturation = 1 + (rand(n, 1, 1) - 0.5) * 0.5 * strength
+    contrast = 1 + (rand(n, 1, 1) - 0.5) * 0.5 * strength
+    gains = 1 + (rand(n, 3, 1) - 0.5) * 0.16 * strength
+    unchanged = torch.eye(3, device=images.device)
+    matrix = gains * contrast * (saturation * unchanged + (1 - saturation) * luma)
+    offset = (rand(n, 1, 1) - 0.5) * 0.3 * strength
+    images = (matrix @ images.flatten(2) + offset).view_as(images)
     if torch.rand(()) < 0.35 * strength:
         images = blur(images, 0.3 + 0.7 * torch.rand(()).item() * size / 64)
-    half, centre = torch.rand(n, 1) * 0.28 * strength, torch.rand(n, 2, 1) * 2 - 1
-    axis = (torch.arange(size) + 0.5) / size * 2 - 1
+    half, centre = rand(n, 1) * 0.28 * strength, rand(n, 2, 1) * 2 - 1
+    axis = (torch.arange(size, device=images.device) + 0.5) / size * 2 - 1
     inside = (axis - centre).abs() < half[:, None]  # [N, 2, S]
-    hole = (inside[:, 0, :, None] & inside[:, 1, None, :] & (torch.rand(n, 1, 1) < 0.4))[:, None]
-    images = torch.where(hole, torch.rand(n, 3, 1, 1) * 2 - 1, images)
-    level = noise * strength * torch.rand(n, 1, 1, 1)
+    hole = (inside[:, 0, :, None] & inside[:, 1, None, :] & (rand(n, 1, 1) < 0.4))[:, None]
+    images = torch.where(hole, rand(n, 3, 1, 1) * 2 - 1, images)
+    level = noise * strength * rand(n, 1, 1, 1)
     return (images + level * torch.randn_like(images)).clamp(-1, 1)
 
 
@@ -156,14 +166,17 @@ class Pace:
 
     def __init__(self, steps: int, every: int, done: int = 0, label: str = ""):
         self.steps, self.every, self.done, self.label = steps, every, done, label
-        self.started, self.loss = time.time(), None
+        self.since, self.loss = time.time(), None
 
-    def __call__(self, step: int, loss: float) -> None:
-        """`step` steps are done, the last one with this loss."""
+    def __call__(self, step: int, loss: Tensor | float) -> None:
+        """`step` steps are done, the last one with this loss, which is not waited for."""
         self.loss = loss if self.loss is None else 0.98 * self.loss + 0.02 * loss
         if step % self.every and step != self.steps:
             return
-        pace = (time.time() - self.started) / (step - self.done)
+        self.loss = float(self.loss)
+        now = time.time()
+        pace = (now - self.since) / (step - self.done)
+        self.since, self.done = now, step
         print(
             f"{self.label}step {step}/{self.steps}  loss {self.loss:.4f}  "
             f"{pace * 1e3:.0f} ms/step  eta {(self.steps - step) * pace / 60:.1f} min",
@@ -171,8 +184,18 @@ class Pace:
         )
 
 
-def cosine_rate(step: int, steps: int, warmup: int) -> float:
-    """Learning-rate factor: a linear warm-up, then half a cosine to 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+class Schedule:
+    """How far a training is, from 0 to 1: by its steps, or by the clock where it must be over at
+    `deadline` (seconds as `time.time` tells them)."""
+
+    def __init__(self, steps: int, deadline: float = math.inf):
+        self.steps, self.begun = steps, time.time()
+        self.span = max(1.0, deadline - self.begun)
+
+    def __call__(self, step: int) -> float:
+        return min(1.0, max(step / self.steps, (time.time() - self.begun) / self.span))
+
+
+def cosine_rate(progress: float) -> float:
+    """Learning-rate factor: half a cosine from 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * progress))

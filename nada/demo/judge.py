@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +21,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from nada.checkpoint import CHECKPOINTS, write_safetensors
+from nada.checkpoint import CHECKPOINTS, pick_device, write_safetensors
 from nada.demo.captions import ATTRIBUTES, STYLE_NAMES, attributes_of
-from nada.demo.data import Pace, Pool, cosine_rate, distort
+from nada.demo.data import Pace, Pool, Schedule, cosine_rate, distort
 from nada.demo.render import Z_DIM, factors_of, render
 
 SIZE, PEOPLE, VIEWS, BATCH = 64, 2000, 10, 96
@@ -92,7 +93,8 @@ def disturb(images: Tensor) -> Tensor:
     """The judge's own distortions, on top of the common ones: coarse noise and lost detail."""
     n, _, size, _ = images.shape
     images = distort(images, 1.2, noise=0.15)
-    coarse = torch.randn(n, 3, 8, 8) * torch.rand(n, 1, 1, 1) * 0.15
+    level = 0.15 * torch.rand(n, 1, 1, 1, device=images.device)
+    coarse = level * torch.randn(n, 3, 8, 8, device=images.device)
     images = images + F.interpolate(coarse, (size, size), mode="bilinear")
     if torch.rand(()) < 0.3:
         small = F.interpolate(images, scale_factor=0.5, mode="area")
@@ -108,18 +110,19 @@ def batch_of(pool: Pool, generator: torch.Generator) -> tuple[Tensor, Tensor, Te
     images, labels = pool.pictures(person, view), pool.styles[person, view].clone()
     attributes = pool.attributes[person, view].clone()
     thin = BATCH // 10
-    alpha = 0.35 * torch.rand(thin, 1, 1, 1, generator=generator)
+    alpha = 0.35 * torch.rand(thin, 1, 1, 1, generator=generator).to(images)
     photos = pool.pictures(person[:thin], torch.zeros(thin, dtype=torch.long))
     images[:thin] = torch.lerp(photos, images[:thin], alpha)
     labels[:thin], attributes[:thin] = 0, pool.attributes[person[:thin], 0]
-    return disturb(images), labels, attributes
+    return disturb(images), labels.to(images.device), attributes.to(images.device)
 
 
 def judging_loss(logits: tuple[Tensor, Tensor], labels: Tensor, attributes: Tensor) -> Tensor:
     """Cross entropy of the style, and of each attribute that can be told."""
     style, having = (x.float() for x in logits)
-    known = attributes >= 0
-    told = F.binary_cross_entropy_with_logits(having[known], attributes[known].float())
+    known, truth = attributes >= 0, attributes.clamp(min=0).float()
+    losses = F.binary_cross_entropy_with_logits(having, truth, reduction="none")
+    told = (known * losses).sum() / known.sum()
     return F.cross_entropy(style, labels, label_smoothing=0.05) + told
 
 
@@ -135,44 +138,53 @@ def attack(judge: Judge, images: Tensor, labels: Tensor, epsilon: float, steps: 
 
 
 def train(
-    judge: Judge, pool: Pool, steps: int, epsilon: float, state: Path, lr: float = 3e-3
+    judge: Judge,
+    pool: Pool,
+    steps: int,
+    epsilon: float,
+    state: Path,
+    deadline: float = math.inf,
+    lr: float = 3e-3,
 ) -> None:
     """Train in place; takes up again what `state` holds."""
+    device = judge.head.weight.device
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.02)
-    first = 0
+    step = 0
     if state.exists():
-        saved = torch.load(state, weights_only=True)
+        saved = torch.load(state, map_location=device, weights_only=True)
         judge.load_state_dict(saved["judge"])
         optimizer.load_state_dict(saved["optimizer"])
-        first = saved["step"]
-    pace = Pace(steps, 200, first)
-    for step in range(first, steps):
-        optimizer.param_groups[0]["lr"] = lr * cosine_rate(step, steps, 50)
+        step = saved["step"]
+    pace, schedule = Pace(steps, 200, step), Schedule(steps, deadline)
+    while (done := schedule(step)) < 1:
+        optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 50) * cosine_rate(done)
         generator = torch.Generator().manual_seed(33_000_000 + step)
         images, labels, attributes = batch_of(pool, generator)
-        reach = epsilon * min(1.0, 2 * step / steps) * torch.rand((), generator=generator).item()
+        reach = epsilon * min(1.0, 2 * done) * torch.rand((), generator=generator).item()
         judge.eval()  # the attack must not count into the batch statistics
         half = BATCH // 2
         images[:half] = attack(judge, images[:half], labels[:half], reach, 1)
         judge.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu"):
             logits = judge(images)
         loss = judging_loss(logits, labels, attributes)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        pace(step + 1, loss.item())
-        if (step + 1) % 200 == 0 or step + 1 == steps:
+        step += 1
+        pace(step, loss.detach())
+        if step % 200 == 0 or schedule(step) == 1:
             saved = {"judge": judge.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**saved, "step": step + 1}, state)
+            torch.save({**saved, "step": step}, state)
 
 
 def measure(judge: Judge, people: int = 40, seed: int = 77) -> dict[str, float]:
     """On new people: accuracy of style, clean and under PGD (ε = 4/255), and of glasses, hat and
     beard over all styles that show them."""
-    z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed))
+    device = judge.head.weight.device
+    z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed)).to(device)
     images = torch.cat([render(z, name, SIZE) for name in STYLE_NAMES])
-    labels = torch.arange(len(STYLE_NAMES)).repeat_interleave(people)
+    labels = torch.arange(len(STYLE_NAMES), device=device).repeat_interleave(people)
     table = torch.cat([attributes_of(factors_of(z), name) for name in STYLE_NAMES])
     attacked = attack(judge, images, labels, 8 / 255, 10)
     with torch.no_grad():
@@ -191,23 +203,28 @@ def measure(judge: Judge, people: int = 40, seed: int = 77) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--people", type=int, default=PEOPLE)
     parser.add_argument("--epsilon", type=float, default=0.08, help="in units of [-1, 1]")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end sooner")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=CHECKPOINTS / "judge.safetensors")
     parser.add_argument(
         "--work", type=Path, default=Path("build"), help="folder of the resumable state"
     )
     parser.add_argument("--held-out", type=int, default=40, help="new people to measure on")
     args = parser.parse_args()
-    started = time.time()
+    started, device = time.time(), pick_device(args.device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(3)
-    judge, pool = Judge(), Pool(args.people, VIEWS, SIZE, seed=3)
+    judge, pool = Judge().to(device), Pool(args.people, VIEWS, SIZE, 3, device)
     args.work.mkdir(parents=True, exist_ok=True)
-    train(judge, pool, args.steps, args.epsilon, args.work / "judge.pt")
+    deadline = started + 60 * args.minutes
+    train(judge, pool, args.steps, args.epsilon, args.work / "judge.pt", deadline)
     judge.eval().requires_grad_(False)
     figures = {k: f"{v:.3f}" for k, v in measure(judge, args.held_out).items()}
     print(json.dumps(figures))
+    judge.cpu()
     state = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
     minutes = f"{(time.time() - started) / 60:.1f}"
     write_safetensors(state, args.output, {**figures, "minutes": minutes})

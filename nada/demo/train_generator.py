@@ -3,12 +3,14 @@
 The teacher is `render(z, "photo")`, so no adversary is needed: the generator learns z → picture
 by regression. Two stages:
 
-1. The mapping network alone, until a linear head reads the renderer's factors off w. The spread
-   of w is held near 0.75: with wide w the synthesis network fails to learn.
-2. The synthesis network, grown 16 → 32 → 64 → 128, on a pixel loss at three scales, on the
+1. The mapping network alone, until a linear head reads off w the lengths, amounts and colours that
+   the renderer draws. A hat is worn or not: such steps are not linear in z, and the synthesis
+   network would not find them by itself. The spread of w is held near 0.75: with wide w the
+   synthesis network fails to learn.
+2. The synthesis network, grown 32 → 64 → 128, on a pixel loss at three scales, on the
    picture's gradients, and on how strong they are around each place (both weighted up as training
    goes). The last asks for the right amount of texture even where its phase is missed: a loss by
-   pixels alone answers doubt with blur.
+   pixels alone answers doubt with blur. The mapping goes on to be asked for what is drawn.
 
 The photos are rendered once and kept in the work folder. State is saved as it goes and a re-run
 takes it up again. A run is seeded, so two runs on one machine agree, and two machines agree in
@@ -20,8 +22,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,21 +33,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nada.checkpoint import CHECKPOINTS, load_generator, save_generator
-from nada.demo.data import Pace, cosine_rate
-from nada.demo.render import FACTORS, Z_DIM, factors_of, render
+from nada.checkpoint import CHECKPOINTS, load_generator, pick_device, save_generator
+from nada.demo.data import Pace, Schedule, cosine_rate
+from nada.demo.render import Z_DIM, factors_of, portrait, render
 from nada.generator import Generator, GeneratorConfig
 
 CHANNELS = {4: 160, 8: 160, 16: 160, 32: 80, 64: 40, 128: 20}
-STAGES = {16: 2500, 32: 4000, 64: 5000, 128: 7500}  # steps at each size
+STAGES = {32: 4000, 64: 6000, 128: 15_000}  # steps at each size
 BATCH = 16
 PHOTOS = 32_768  # rendered once; a picture is seen a few times
-W_STD = 0.75
+W_DIM, W_STD = 96, 0.75
 
 
 def config(size: int) -> GeneratorConfig:
     channels = tuple(c for r, c in CHANNELS.items() if r <= size)
-    return GeneratorConfig(size=size, z_dim=Z_DIM, w_dim=Z_DIM, mapping_layers=4, channels=channels)
+    return GeneratorConfig(size=size, z_dim=Z_DIM, w_dim=W_DIM, mapping_layers=4, channels=channels)
 
 
 def latents(step: int, n: int) -> Tensor:
@@ -51,41 +55,72 @@ def latents(step: int, n: int) -> Tensor:
     return torch.randn(n, Z_DIM, generator=torch.Generator().manual_seed(1_000_000 + step))
 
 
+class Drawn:
+    """What the renderer draws of a person: the numbers of `portrait` that differ between people,
+    each with mean 0 and deviation 1. Called with z [N, 96] on any device, gives [N, `count`]."""
+
+    def __init__(self):
+        numbers = self._numbers(latents(0, 16_384))
+        deviation, self.mean = torch.std_mean(numbers, 0)
+        self.varied = deviation > 1e-3
+        self.deviation = deviation.clamp(min=1e-3)
+        self.count = int(self.varied.sum())
+
+    def __call__(self, z: Tensor) -> Tensor:
+        mean, deviation, varied = (x.to(z.device) for x in (self.mean, self.deviation, self.varied))
+        return ((self._numbers(z) - mean) / deviation)[:, varied]
+
+    def _numbers(self, z: Tensor) -> Tensor:
+        return torch.cat([number.flatten(1) for number in portrait(factors_of(z)).values()], 1)
+
+
 class Photos:
-    """People z [P, 96] and their photos [P, 3, S, S] uint8, rendered once and kept in a file."""
+    """People z [P, 96], what is drawn of them [P, `Drawn.count`] and their photos [P, 3, S, S]
+    uint8, on `device`; rendered once and kept in a file, unless a GPU does it in seconds."""
 
     def __init__(self, count: int, size: int, folder: Path, compiled: bool, device: torch.device):
-        self.z = torch.randn(count, Z_DIM, generator=torch.Generator().manual_seed(5))
-        path = folder / f"photos-{size}-{count}.npy"
-        if not path.exists():
-            paint = render
-            if compiled:
-                paint = torch.compile(render)
-            pictures = torch.empty(count, 3, size, size, dtype=torch.uint8)
-            pace = Pace(-(-count // BATCH), 500, label="photos  ")
-            for i, rows in enumerate(torch.arange(count).split(BATCH)):
-                picture = paint(self.z[rows].to(device), "photo", size)
-                pictures[rows] = (picture * 127.5 + 127.5).round().byte().cpu()
-                pace(i + 1, 0.0)
+        self.z = torch.randn(count, Z_DIM, generator=torch.Generator().manual_seed(5)).to(device)
+        drawn, path = Drawn(), folder / f"photos-{size}-{count}.npy"
+        self.drawn = torch.cat([drawn(part) for part in self.z.split(4096)])
+        if path.exists():
+            self.pictures = torch.from_numpy(np.load(path))
+            return
+        on_cpu = device.type == "cpu"
+        paint = torch.compile(render) if compiled and on_cpu else render
+        self.pictures = torch.empty(count, 3, size, size, dtype=torch.uint8, device=device)
+        at_once = BATCH if on_cpu else 256
+        pace = Pace(-(-count // at_once), 8000 // at_once, label="photos  ")
+        for i, rows in enumerate(torch.arange(count, device=device).split(at_once)):
+            picture = paint(self.z[rows], "photo", size)
+            self.pictures[rows] = (picture * 127.5 + 127.5).round().byte()
+            pace(i + 1, 0.0)
+        if on_cpu:
             unfinished = path.with_suffix(".part.npy")
-            np.save(unfinished, pictures.numpy())
+            np.save(unfinished, self.pictures.numpy())
             unfinished.replace(path)
-        self.pictures = torch.from_numpy(np.load(path))
 
-    def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """z [B, 96] and photos [B, 3, size, size] in [-1, 1] of a step, whoever asks again."""
+    def batch(self, step: int, n: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """z [n, 96], what is drawn [n, D] and photos [n, 3, size, size] in [-1, 1] of a step,
+        whoever asks again."""
         generator = torch.Generator().manual_seed(1_000_000 + step)
-        rows = torch.randint(len(self.z), (BATCH,), generator=generator)
+        rows = torch.randint(len(self.z), (n,), generator=generator).to(self.z.device)
         pictures = self.pictures[rows].float() / 127.5 - 1
         factor = pictures.shape[-1] // size
-        return self.z[rows], pictures if factor == 1 else F.avg_pool2d(pictures, factor)
+        pictures = pictures if factor == 1 else F.avg_pool2d(pictures, factor)
+        return (
+            self.z[rows],
+            self.drawn[rows],
+            pictures.contiguous(memory_format=torch.channels_last),
+        )
 
 
-def train_mapping(generator: Generator, steps: int = 4000, batch: int = 512) -> float:
-    """Stage 1, in seconds. Returns the mean squared error of the factors read off w."""
-    head = nn.Linear(Z_DIM, len(FACTORS))
+def train_mapping(generator: Generator, head: nn.Linear, steps: int, batch: int = 512) -> float:
+    """Stage 1, in a minute or two. Returns the mean squared error of what `head` reads off w, of a
+    variance of 1."""
+    device, drawn = head.weight.device, Drawn()
+    people = latents(-1, 2**19).to(device)
+    truth = torch.cat([drawn(part) for part in people.split(2**14)])
     # The mapping's weights are stored a hundred times larger than they act: rates scale with them.
-    parameters = [*generator.style.parameters(), *head.parameters()]
     optimizer = torch.optim.Adam(
         [
             {"params": list(generator.style.parameters()), "lr": 2.0},
@@ -94,18 +129,30 @@ def train_mapping(generator: Generator, steps: int = 4000, batch: int = 512) -> 
         betas=(0.9, 0.99),
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for p in parameters:
-        p.requires_grad_(True)
+    generator.style.requires_grad_(True)
+    pace = Pace(steps, 1000, label="mapping ")
     for step in range(steps):
-        z = latents(-step - 1, batch)
-        w = generator.mapping(z)[:, 0]
-        error = F.mse_loss(head(w), factors_of(z))
+        rows = torch.randint(len(people), (batch,), device=device)
+        w = generator.mapping(people[rows])[:, 0]
+        error = F.mse_loss(head(w), truth[rows])
         spread = (w.std(0) - W_STD).square().mean() + w.mean(0).square().mean()
         optimizer.zero_grad(set_to_none=True)
         (error + 0.1 * spread).backward()
         optimizer.step()
         schedule.step()
+        pace(step + 1, error.detach())
     return error.item()
+
+
+@torch.no_grad()
+def fit_head(generator: Generator, head: nn.Linear, photos: Photos) -> None:
+    """The head that reads best what is drawn, by least squares: for a mapping trained before."""
+    z, drawn = photos.z[:16_384], photos.drawn[:16_384]
+    w = generator.mapping(z)[:, 0]
+    ones = torch.ones(len(w), 1, device=w.device)
+    solution = torch.linalg.lstsq(torch.cat([w, ones], 1), drawn).solution
+    head.weight.copy_(solution[:-1].T)
+    head.bias.copy_(solution[-1])
 
 
 def picture_gradients(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,57 +191,79 @@ def grow(small: Generator | None, size: int) -> Generator:
     return generator
 
 
-def trainable(generator: Generator) -> list[dict]:
+def trainable(generator: Generator, head: nn.Linear) -> list[dict]:
     for name, p in generator.named_parameters():
         p.requires_grad_(not name.endswith("noise.weight"))
     style = list(generator.style.parameters())
     rest = [
         p for n, p in generator.named_parameters() if p.requires_grad and not n.startswith("style.")
     ]
-    return [{"params": rest, "lr": 1e-2}, {"params": style, "lr": 1e-1}]
+    return [
+        {"params": rest, "lr": 1e-2},
+        {"params": style, "lr": 1e-1},
+        {"params": list(head.parameters()), "lr": 1e-3},
+    ]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How to train: pictures in a step, a factor on the learning rates, whether to compile, the
+    steps of all sizes together, when the last size must be done, and whether what is trained was
+    trained before, so that the loss starts where it ends."""
+
+    batch: int
+    rate: float
+    compiled: bool
+    total: int
+    deadline: float
+    continued: bool
 
 
 def train_stage(
     generator: Generator,
+    head: nn.Linear,
     ema: Generator,
     photos: Photos,
     steps: int,
     first: int,
     state: Path,
-    total: int,
-    rate: float,
-    compiled: bool,
+    course: Course,
 ) -> None:
     """Train one size in place; resume from `state` where it holds this size."""
     size, device = generator.size, generator.input.input.device
-    optimizer = torch.optim.Adam(trainable(generator), betas=(0.9, 0.99))
+    on_cpu = device.type == "cpu"
+    optimizer = torch.optim.Adam(trainable(generator, head), betas=(0.9, 0.99), fused=not on_cpu)
     base = [group["lr"] for group in optimizer.param_groups]
+    learner = {"generator": generator, "head": head, "ema": ema, "optimizer": optimizer}
     step = 0
     if state.exists():
         saved = torch.load(state, map_location=device, weights_only=True)
         if saved["size"] == size:
-            generator.load_state_dict(saved["generator"])
-            ema.load_state_dict(saved["ema"])
-            optimizer.load_state_dict(saved["optimizer"])
             step = saved["step"]
+            for name, part in learner.items():
+                part.load_state_dict(saved[name])
 
-    def loss_of(z: Tensor, truth: Tensor, progress: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            image = generator.synthesis(generator.mapping(z))
-        return distillation_loss(image.float(), truth, progress)
+    def loss_of(z: Tensor, drawn: Tensor, truth: Tensor, progress: Tensor) -> Tensor:
+        w = generator.mapping(z)
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_cpu):
+            image = generator.synthesis(w)
+        return distillation_loss(image.float(), truth, progress) + 0.1 * F.mse_loss(
+            head(w[:, 0]), drawn
+        )
 
-    if compiled:
+    if course.compiled:
         loss_of = torch.compile(loss_of)
-    final = first + steps == total
+    final = first + steps == course.total
     pace = Pace(steps, 200, step, f"{size:4d}px ")
-    while step < steps:
-        low = 0.0 if final else 0.4  # earlier sizes keep moving; the last one settles
-        pulse = min(1.0, (step + 1) / 100) * (low + (1 - low) * cosine_rate(step, steps, 0))
+    schedule = Schedule(steps, course.deadline) if final else Schedule(steps)
+    low = 0.0 if final else 0.4  # earlier sizes keep moving; the last one settles
+    while (done := schedule(step)) < 1:
+        pulse = min(1.0, (step + 1) / 100) * (low + (1 - low) * cosine_rate(done))
         for group, lr in zip(optimizer.param_groups, base):
-            group["lr"] = lr * rate * pulse
-        z, truth = photos.batch(first + step, size)
-        truth = truth.to(device, memory_format=torch.channels_last)
-        loss = loss_of(z.to(device), truth, torch.tensor((first + step) / total, device=device))
+            group["lr"] = lr * course.rate * pulse
+        progress = 1.0 if course.continued else (first + done * steps) / course.total
+        progress = torch.full((), progress, device=device)
+        loss = loss_of(*photos.batch(first + step, course.batch, size), progress)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -202,18 +271,10 @@ def train_stage(
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(generator.parameters()), 1 - decay)
         step += 1
-        pace(step, loss.item())
-        if step % 500 == 0 or step == steps:
-            torch.save(
-                {
-                    "size": size,
-                    "step": step,
-                    "generator": generator.state_dict(),
-                    "ema": ema.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                },
-                state,
-            )
+        pace(step, loss.detach())
+        if step % 500 == 0 or schedule(step) == 1:
+            saved = {name: part.state_dict() for name, part in learner.items()}
+            torch.save({**saved, "size": size, "step": step}, state)
 
 
 @torch.no_grad()
@@ -248,7 +309,9 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="generator of this size to go on from")
     parser.add_argument("--rate", type=float, default=1.0, help="multiplies the learning rates")
     parser.add_argument("--photos", type=int, default=PHOTOS, help="people to learn from")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=BATCH, help="pictures in a step")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="cut the last size short")
+    parser.add_argument("--device", default="auto")
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
@@ -257,26 +320,30 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    device, state = torch.device(args.device), args.work / "generator.pt"
+    device, state = pick_device(args.device), args.work / "generator.pt"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
     started = time.time()
     photos = Photos(args.photos, args.size, args.work, args.compile, device)
     sizes = [args.size] if args.start else [s for s in STAGES if s <= args.size]
     steps = {s: max(1, round(STAGES[s] * args.scale)) for s in sizes}
-    total = sum(steps.values())
+    deadline = started + 60 * args.minutes
+    continued = args.start is not None
+    course = Course(args.batch, args.rate, args.compile, sum(steps.values()), deadline, continued)
     saved_size = torch.load(state, weights_only=True)["size"] if state.exists() else sizes[0]
     generator, ema = load_generator(args.start) if args.start else None, None
+    head = nn.Linear(W_DIM, photos.drawn.shape[1]).to(device)
     for i, size in enumerate(sizes):
         done = sum(steps[s] for s in sizes[:i])
-        generator, previous = grow(generator, size), ema
+        generator, previous = grow(generator, size).to(device), ema
         if size < saved_size:
             continue
-        if i == 0 and not (args.start or state.exists()):
-            print(
-                f"mapping: error {train_mapping(generator, round(4000 * min(1, args.scale))):.4f}",
-                flush=True,
-            )
-        generator = generator.to(device)
+        if args.start:
+            fit_head(generator, head, photos)
+        elif i == 0 and not state.exists():
+            error = train_mapping(generator, head, round(4000 * min(1, args.scale)))
+            print(f"mapping: error {error:.4f}", flush=True)
         # Every activation follows the constant's layout, and convolutions like this one better.
         generator.input.input.data = generator.input.input.data.contiguous(
             memory_format=torch.channels_last
@@ -284,9 +351,7 @@ def main() -> None:
         ema = grow(previous, size).to(device) if previous is not None else copy.deepcopy(generator)
         if previous is None:
             ema.load_state_dict(generator.state_dict())
-        train_stage(
-            generator, ema, photos, steps[size], done, state, total, args.rate, args.compile
-        )
+        train_stage(generator, head, ema, photos, steps[size], done, state, course)
     with torch.no_grad():
         z = torch.randn(16384, Z_DIM, generator=torch.Generator().manual_seed(4096)).to(device)
         ema.mean_latent.copy_(ema.mapping(z)[:, 0].mean(0))
