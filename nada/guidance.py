@@ -204,22 +204,21 @@ class WeightedSum(nn.Module):
         return max(term.clip.resolution for term in self.losses)
 
 
-class Augmented(nn.Module):
-    """A loss of `views` randomly changed copies of each picture instead of the picture itself.
+class RandomViews(nn.Module):
+    """Randomly changed copies of pictures; those of several batches all changed alike, so that the
+    difference between a source and an adapted picture stays what it is.
 
-    Pictures are clamped to [-1, 1] first: CLIP is not pleased by what nobody sees.
-    Source and adapted picture get the same change, so that their difference stays what it is; a
-    direction that fools CLIP in one exact view rarely fools it in many. Random numbers come from a
-    CPU generator of this object's own, set by `seed`: the same changes on every device.
+    Pictures are clamped to [-1, 1] first: CLIP is not pleased by what nobody sees. Random numbers
+    come from a CPU generator of this object's own, set by `seed`: the same changes on every device.
 
-    translate: largest shift, of the side; scale: largest change of size, of 1; rotate: degrees;
-    cutout: largest side of the grey square, of the side; colour: largest change of brightness
-    (of half the range), contrast and saturation, of 1. Half of the views are mirrored.
+    views: copies of each picture. translate: largest shift, of the side; scale: largest change of
+    size, of 1; rotate: degrees; cutout: largest side of the grey square, of the side; colour:
+    largest change of brightness (of half the range), contrast and saturation, of 1. Half of the
+    views are mirrored.
     """
 
     def __init__(
         self,
-        loss: WeightedSum,
         views: int = 2,
         translate: float = 0.06,
         scale: float = 0.12,
@@ -230,7 +229,7 @@ class Augmented(nn.Module):
         super().__init__()
         if views < 1:
             raise ValueError(f"The number of views must be 1 or more, got {views}.")
-        self.loss, self.views = loss, views
+        self.views = views
         self.translate, self.scale, self.rotate = translate, scale, math.radians(rotate)
         self.cutout, self.colour = cutout, colour
         self.random = torch.Generator()
@@ -240,32 +239,14 @@ class Augmented(nn.Module):
         """Start the sequence of random changes that belongs to `seed`."""
         self.random.manual_seed(seed)
 
-    @property
-    def resolution(self) -> int:
-        """The largest picture that any of the CLIP models takes, in pixels."""
-        return self.loss.resolution
-
-    def views_of(self, *batches: Tensor) -> tuple[Tensor, ...]:
-        """Batches [N, 3, H, W] → [views·N, 3, s, s], all changed alike; s is CLIP's resolution."""
-        side = self.loss.resolution
+    def draw(self, side: int, *batches: Tensor) -> tuple[Tensor, ...]:
+        """Batches [N, 3, H, W] → [views·N, 3, side, side], all changed alike."""
         batches = [resize(images, side).repeat(self.views, 1, 1, 1) for images in batches]
         count, device = len(batches[0]), batches[0].device
         grid = self._grid(count, side).to(device)
         matrix, offset = (part.to(device) for part in self._colours(count))
         mask = self._mask(count, side).to(device)
         return tuple(_change(images, grid, matrix, offset, mask) for images in batches)
-
-    def terms(self, source_images: Tensor, adapted_images: Tensor) -> dict[str, Tensor]:
-        """The wrapped loss's terms of one draw of views."""
-        return self.loss.terms(*self.views_of(source_images, adapted_images))
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of what `terms` returned."""
-        return self.loss.total(terms)
-
-    def forward(self, source_images: Tensor, adapted_images: Tensor) -> Tensor:
-        """The scalar loss of one draw of views."""
-        return self.total(self.terms(source_images, adapted_images))
 
     def _uniform(self, count: int, limit: float) -> Tensor:
         """`count` numbers in [-limit, limit], on the CPU."""
@@ -296,6 +277,39 @@ class Augmented(nn.Module):
         line = (torch.arange(side) + 0.5) / side * 2 - 1
         down, right = (line - centre).abs() < half  # [N, side] each
         return 1 - (down[:, None, :, None] & right[:, None, None, :]).float()
+
+
+class Augmented(RandomViews):
+    """A loss of randomly changed copies of each picture instead of the picture itself.
+
+    A direction that fools CLIP in one exact view rarely fools it in many. views, changes: as
+    `RandomViews` takes them.
+    """
+
+    def __init__(self, loss: WeightedSum, views: int = 2, **changes: float):
+        super().__init__(views, **changes)
+        self.loss = loss
+
+    @property
+    def resolution(self) -> int:
+        """The largest picture that any of the CLIP models takes, in pixels."""
+        return self.loss.resolution
+
+    def views_of(self, *batches: Tensor) -> tuple[Tensor, ...]:
+        """Batches [N, 3, H, W] → [views·N, 3, s, s], all changed alike; s is CLIP's resolution."""
+        return self.draw(self.resolution, *batches)
+
+    def terms(self, source_images: Tensor, adapted_images: Tensor) -> dict[str, Tensor]:
+        """The wrapped loss's terms of one draw of views."""
+        return self.loss.terms(*self.views_of(source_images, adapted_images))
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of what `terms` returned."""
+        return self.loss.total(terms)
+
+    def forward(self, source_images: Tensor, adapted_images: Tensor) -> Tensor:
+        """The scalar loss of one draw of views."""
+        return self.total(self.terms(source_images, adapted_images))
 
 
 def _change(images: Tensor, grid: Tensor, matrix: Tensor, offset: Tensor, mask: Tensor) -> Tensor:

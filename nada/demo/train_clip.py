@@ -21,17 +21,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import shutil
 import time
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nada.checkpoint import CHECKPOINTS
-from nada.clip import BUNDLED, CLIP, END, START, openai_clip, save_clip, tokenizer
+from nada.checkpoint import CHECKPOINTS, load_generator, pick_device
+from nada.clip import BUNDLED, CLIP, END, START, load_clip, openai_clip, save_clip, tokenizer
 from nada.demo.captions import (
     ABSENT,
     ATTRIBUTES,
@@ -44,20 +47,29 @@ from nada.demo.captions import (
     held_out_caption,
     style_caption,
 )
-from nada.demo.data import Pace, PartlyStyled, Pool, cosine_rate, distort, kept, patches
+from nada.demo.data import Pace, PartlyStyled, Pool, Schedule, cosine_rate, distort, kept, patches
+from nada.demo.forger import Forger
 from nada.demo.render import FACTORS, Z_DIM, factors_of, render
 from nada.demo.styles import STYLES
+from nada.guidance import SHORTEST_MOVE, RandomViews
 
 SIZE, EMBED, TEXT_WIDTH, TEXT_LAYERS, CONTEXT, VOCABULARY = 64, 128, 128, 3, 77, 49408
 MEMBERS = {
     "resnet": dict(vision_layers=(1, 1, 1, 1), vision_width=20, vision_patch_size=None, seed=1),
-    "vit": dict(vision_layers=4, vision_width=128, vision_patch_size=16, seed=2),
+    "vit": dict(vision_layers=4, vision_width=128, vision_patch_size=8, seed=2),
 }
 EPSILON = {"resnet": 0.12, "vit": 0.05}  # largest attack, in units of [-1, 1]: one member robust,
 # one with an eye for small things, which strong attacks unteach
+FORGED_FROM = 0.1  # of the training: before that CLIP is fooled by anything
 PEOPLE = 32  # in a batch, each in four views
 VIEWS = 4  # a photo, a photo with an attribute given, two styles
 FILES = {"resnet": BUNDLED["demo"], "vit": BUNDLED["demo-vit"]}
+
+
+@cache
+def word_tokens(word: str) -> list[int]:
+    """CLIP's tokens of what stands between two spaces: they do not depend on what is around."""
+    return tokenizer().encode(word)
 
 
 class CompactVocabulary:
@@ -65,14 +77,16 @@ class CompactVocabulary:
 
     def __init__(self):
         used = {START, END}
-        for text in all_texts():
-            used.update(tokenizer().encode(text))
-            used.update(t for word in text.split() for t in tokenizer().encode(word.strip(",.")))
+        for word in {word for text in all_texts() for word in text.split()}:
+            used.update(word_tokens(word) + word_tokens(word.strip(",.")))
         self.ids = sorted(used)
         self.index = {token: i for i, token in enumerate(self.ids)}
 
     def tokens(self, texts: list[str]) -> Tensor:
-        rows = [[self.index[t] for t in [START, *tokenizer().encode(text), END]] for text in texts]
+        rows = [
+            [self.index[t] for t in [START, *chain(*map(word_tokens, text.split())), END]]
+            for text in texts
+        ]
         table = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         for row, ids in zip(table, rows):
             row[: len(ids)] = torch.tensor(ids)
@@ -107,6 +121,30 @@ def expanded(model: nn.Module, vocabulary: CompactVocabulary) -> nn.Module:
     model.token_embedding = nn.Embedding.from_pretrained(full)
     model.vocab_size = VOCABULARY
     return model
+
+
+def take_over(clip: CLIP, vocabulary: CompactVocabulary, path: Path) -> None:
+    """Give `clip` the weights of a trained file of the same shapes, in place."""
+    state = load_clip(path).model.state_dict()
+    state["token_embedding.weight"] = state["token_embedding.weight"][vocabulary.ids]
+    clip.model.load_state_dict(state)
+
+
+@torch.no_grad()
+def fit_head(clip: CLIP, head: nn.Linear, pool: Pool) -> None:
+    """The head that reads factors best off photos, by least squares: for a CLIP trained before."""
+    clip.eval()
+    rows = torch.arange(len(pool)).split(200)
+    features = torch.cat([clip.encode_image(pool.pictures(r, torch.zeros_like(r))) for r in rows])
+    features = features * clip.model.logit_scale.exp().clamp(max=30)
+    ones = torch.ones(len(features), 1, device=features.device)
+    truth = factors_of(pool.z).to(features)
+    damped = 0.1 * torch.eye(features.shape[1] + 1, device=features.device)
+    table = torch.cat([torch.cat([features, ones], 1), damped])
+    solution = torch.linalg.lstsq(table, F.pad(truth, (0, 0, 0, len(damped)))).solution
+    head.weight.copy_(solution[:-1].T)
+    head.bias.copy_(solution[-1])
+    clip.train()
 
 
 class Batches:
@@ -146,7 +184,7 @@ class Batches:
         names = [style_caption(s, self.rng).text for s in range(len(STYLE_NAMES))]
         having, lacking, alone = attribute_texts(self.rng)
         graded, shares = self._graded(person, other[:, 0])
-        return {
+        batch = {
             "graded": distort(graded),
             "shares": shares,
             "images": distort(self.pool.pictures(everyone, view)),
@@ -159,6 +197,7 @@ class Batches:
             "names": self.vocabulary.tokens(names),
             "attribute_tokens": self.vocabulary.tokens([*having, *lacking, alone]),
         }
+        return {key: value.to(graded.device, non_blocking=True) for key, value in batch.items()}
 
     def _graded(self, person: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures [P, 3, S, S] with styles in part, and the shares of the styles in each [P, S].
@@ -181,7 +220,7 @@ class Batches:
         mask = patches(third, SIZE, self.generator)
         alpha = 2.2 * torch.rand(len(rows) - third, 1, 1, 1, generator=self.generator)
         amount = torch.cat([mask, alpha.expand(-1, -1, SIZE, SIZE)])
-        mixed = (photos + amount * (styled - photos)).clamp(-1, 1)
+        mixed = (photos + amount.to(photos) * (styled - photos)).clamp(-1, 1)
         mean = amount.mean((1, 2, 3))
         share[rows, self.pool.styles[person, view]] = torch.where(
             mean < 1, mean, (1.6 - 0.6 * mean).clamp(min=0)
@@ -197,9 +236,9 @@ def contrastive(images: Tensor, texts: Tensor, fits: Tensor, scale: Tensor) -> T
 
     def one_way(table: Tensor, right: Tensor) -> Tensor:
         right = right.float()
-        some = right.sum(1) > 0
-        aim = right[some] / right[some].sum(1, keepdim=True)
-        return -(aim * table[some].log_softmax(1)).sum(1).mean()
+        count = right.sum(1)
+        rows = -(right / count.clamp(min=1)[:, None] * table.log_softmax(1)).sum(1)
+        return rows.sum() / (count > 0).sum()
 
     return 0.5 * (one_way(logits, fits) + one_way(logits.T, fits.T))
 
@@ -214,6 +253,12 @@ def directional(images: Tensor, names: Tensor, styles: Tensor) -> Tensor:
     return sum(losses) / 3
 
 
+def mean_where(mask: Tensor, values: Tensor) -> Tensor:
+    """The mean of the values [N] where the mask holds; 0 where it never does. It is computed
+    everywhere, since a GPU would have to wait for the number of those that are picked."""
+    return (mask * values).sum() / mask.sum().clamp(min=1)
+
+
 def attributive(images: Tensor, texts: Tensor, batch: dict[str, Tensor], scale: Tensor) -> Tensor:
     """How far attributes are from being told: the sum of four means.
 
@@ -225,28 +270,32 @@ def attributive(images: Tensor, texts: Tensor, batch: dict[str, Tensor], scale: 
     people, names = len(images) // VIEWS, list(ATTRIBUTES)
     having, lacking, alone = texts.split([len(ATTRIBUTES), len(ABSENT), 1])
     photos, table = images[: 2 * people], batch["attributes"][: 2 * people]
-    along = scale * photos @ (having - alone).T  # [2P, A]
-    ranking = []
-    for scores, truth in zip(along.unbind(1), table.unbind(1)):
-        gaps = scores[truth == 1][:, None] - scores[truth == 0][None]
-        if gaps.numel():
-            ranking.append(F.softplus(1 - gaps).mean())
+    along = (scale * photos @ (having - alone).T).T  # [A, 2P]
+    has, lacks = (table.T == 1).float(), (table.T == 0).float()
+    pairs = has[:, :, None] * lacks[:, None]  # [A, 2P, 2P]
+    behind = F.softplus(1 - (along[:, :, None] - along[:, None]))
+    ranking = (pairs * behind).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
     presence = []
     for i, name in enumerate(ABSENT):
         truth = table[:, names.index(name)]
         logits = scale * images[: 2 * people] @ (having[names.index(name)] - lacking[i])
-        known = truth >= 0
-        presence.append(
-            F.binary_cross_entropy_with_logits(logits[known], truth[known].to(logits.dtype))
-        )
-    colours = torch.tensor([names.index(name) for name in HAIR_COLOURS])
+        truth_of_known = truth.clamp(min=0).to(logits.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, truth_of_known, reduction="none")
+        presence.append(mean_where(truth >= 0, losses))
+    colours = [names.index(name) for name in HAIR_COLOURS]
     certain = (table[:, colours] == 1).sum(1) == 1
-    logits = scale * photos[certain] @ having[colours].T
-    colour = F.cross_entropy(logits, table[certain][:, colours].argmax(1))
-    changed = batch["given"] >= 0
-    move = (images[people : 2 * people] - images[:people])[changed]
-    direction = 1 - F.cosine_similarity(move, (having - alone)[batch["given"][changed]]).mean()
-    return torch.stack(ranking).mean() + torch.stack(presence).mean() + colour + direction
+    logits = scale * photos @ having[colours].T
+    labels = table[:, colours].argmax(1)
+    colour = mean_where(certain, F.cross_entropy(logits, labels, reduction="none"))
+    move = images[people : 2 * people] - images[:people]
+    given = (having - alone)[batch["given"].clamp(min=0)]
+    direction = mean_where(batch["given"] >= 0, 1 - F.cosine_similarity(move, given))
+    return ranking.mean() + torch.stack(presence).mean() + colour + direction
+
+
+def half_precision(device: torch.device):
+    """bfloat16 where it is faster: on a GPU models so small are held up by other things."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu")
 
 
 def likeness(predicted: Tensor, factors: Tensor) -> Tensor:
@@ -259,22 +308,50 @@ def total_loss(
 ) -> Tensor:
     """The sum of all parts; of the last one only where `images` hold the graded pictures too."""
     count = len(batch["styles"])
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with half_precision(images.device):
         everything = clip.encode_image(images)
     features, graded = everything[:count], everything[count:]
     scale = clip.model.logit_scale.exp().clamp(max=30)
     people = count // VIEWS
-    own = torch.cat([torch.arange(people), torch.arange(2 * people, count)])  # nothing was given
+    rows = torch.arange(count, device=images.device)
+    own = torch.cat([rows[:people], rows[2 * people :]])  # nothing was given
     loss = (
         contrastive(features, texts["captions"], batch["fits"], scale)
         + 0.5 * F.cross_entropy(scale * features @ texts["names"].T, batch["styles"])
-        + directional(features, texts["names"], batch["styles"])
+        + 2.0 * directional(features, texts["names"], batch["styles"])
         + 2.0 * attributive(features, texts["attributes"], batch, scale)
-        + 2.0 * likeness(head(features[own] * scale), batch["factors"][own])
+        + 3.0 * likeness(head(features[own] * scale), batch["factors"][own])
     )
     if len(graded):
         loss = loss + F.cross_entropy(scale * graded @ texts["names"].T, batch["shares"])
     return loss
+
+
+def forgery_loss(
+    clip: CLIP, head: nn.Module, forged: dict[str, Tensor], names: Tensor, scale: Tensor
+) -> Tensor:
+    """How far CLIP is from the truth about what a `Forger` gave it; names [S, D], with gradient.
+
+    The directional loss of a pair should be what the pictures' own directions say, the style's
+    share in the later picture what of the change is true, and the person be read off the earlier
+    one, which is the generator's and not the renderer's.
+    """
+    with half_precision(names.device):
+        source, adapted = clip.encode_image(
+            torch.cat([forged["seen_before"], forged["seen_after"]])
+        ).chunk(2)
+    style, share = forged["style"], forged["share"]
+    move, direction = adapted - source, F.normalize(names[style] - names[0], dim=1)
+    cosine = (move * direction).sum(1) / move.norm(dim=1).clamp(min=SHORTEST_MOVE)
+    certain = (10 * forged["length"]).clamp(max=1)  # who hardly moved went nowhere
+    direction_error = (certain * (cosine - forged["cosine"]).square()).mean()
+    shares = torch.zeros(len(style), len(names), device=names.device)
+    shares[torch.arange(len(style)), style] = share
+    shares[:, 0] = (1 - forged["length"]).clamp(min=0) * (1 - share)
+    shares += (1 - shares.sum(1, keepdim=True)) / len(names)
+    graded = F.cross_entropy(scale * adapted @ names.T, shares)
+    people = likeness(head(source * scale), factors_of(forged["z"]))
+    return 4.0 * direction_error + graded + people
 
 
 def train(
@@ -284,10 +361,17 @@ def train(
     state: Path,
     epsilon: float,
     compiled: bool,
+    forger: Forger | None = None,
+    deadline: float = math.inf,
     lr: float = 1.2e-3,
+    continued: bool = False,
 ) -> None:
-    """Train in place; takes up again what `state` holds. The head that reads factors is dropped."""
-    head = nn.Linear(EMBED, len(FACTORS))
+    """Train in place; takes up again what `state` holds. The head that reads factors is dropped,
+    and a forger starts anew."""
+    device = clip.model.logit_scale.device
+    head = nn.Linear(EMBED, len(FACTORS)).to(device)
+    if continued:
+        fit_head(clip, head, batches.pool)
     learner = nn.ModuleDict({"clip": clip, "head": head})
     decayed = [p for p in learner.parameters() if p.ndim > 1]
     plain = [p for p in learner.parameters() if p.ndim <= 1]
@@ -295,35 +379,44 @@ def train(
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
         lr=lr,
         betas=(0.9, 0.98),
+        fused=device.type != "cpu",
     )
     step = 0
     if state.exists():
-        saved = torch.load(state, weights_only=True)
+        saved = torch.load(state, map_location=device, weights_only=True)
         learner.load_state_dict(saved["learner"])
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
     if compiled:
         clip.encode_image = torch.compile(clip.encode_image)
-    pace = Pace(steps, 100, step)
-    while step < steps:
+    pace, schedule = Pace(steps, 100, step), Schedule(steps, deadline)
+    views = RandomViews(1)
+    while (done := schedule(step)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = lr * cosine_rate(step, steps, 100)
+            group["lr"] = lr * min(1.0, (step + 1) / 100) * cosine_rate(done)
         batch = batches()
         texts = encode_texts(clip, batch)
         images = batch["images"]
-        reach = epsilon * min(1.0, 2 * step / steps) * random.Random(step).random()
+        reach = epsilon * min(1.0, 2 * done) * random.Random(step).random()
         if reach > 0:
             images = attacked_half(clip, head, images, batch, texts, reach)
         images = torch.cat([images, batch["graded"]])
         images = images.contiguous(memory_format=torch.channels_last)
         loss = total_loss(clip, head, images, batch, texts)
+        if forger and (continued or done > FORGED_FROM):
+            forged = forger(clip, texts["names"])
+            forged["seen_before"], forged["seen_after"] = views.draw(
+                SIZE, forged["before"], forged["after"]
+            )
+            scale = clip.model.logit_scale.exp().clamp(max=30)
+            loss = loss + forgery_loss(clip, head, forged, texts["names"], scale)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         step += 1
-        pace(step, loss.item())
-        if step % 500 == 0 or step == steps:
+        pace(step, loss.detach())
+        if step % 500 == 0 or schedule(step) == 1:
             torch.save(
                 {
                     "learner": learner.state_dict(),
@@ -335,10 +428,14 @@ def train(
 
 
 def encode_texts(clip: CLIP, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Unit features of a batch's captions, style names and attribute texts."""
+    """Unit features of a batch's captions, style names and attribute texts, in one pass."""
     keys = {"captions": "tokens", "names": "names", "attributes": "attribute_tokens"}
-    with torch.autocast("cpu", torch.bfloat16):
-        return {name: clip.encode_tokens(batch[key]) for name, key in keys.items()}
+    tables = [batch[key] for key in keys.values()]
+    longest = max(table.shape[1] for table in tables)
+    tokens = torch.cat([F.pad(table, (0, longest - table.shape[1])) for table in tables])
+    with half_precision(tokens.device):
+        features = clip.encode_tokens(tokens)
+    return dict(zip(keys, features.split([len(table) for table in tables])))
 
 
 def attacked_half(
@@ -352,7 +449,7 @@ def attacked_half(
     """One FGSM step of `reach` (in units of [-1, 1]; Goodfellow et al. 2015) from a random start
     (Wong et al. 2020) on the pictures of every other person."""
     people = len(images) // VIEWS
-    chosen = torch.arange(0, people, 2)
+    chosen = torch.arange(0, people, 2, device=images.device)
     rows = torch.cat([chosen + view * people for view in range(VIEWS)])
     part = {key: batch[key][rows] for key in ("styles", "attributes", "fits", "factors")}
     part["given"] = batch["given"][chosen]
@@ -395,9 +492,10 @@ def measure(clips: list[CLIP], people: int = 40, seed: int = 999) -> dict[str, f
     the mean of both kinds of people; hair colour: one of five; for other attributes how well the
     text separates photos with and without them (area under ROC, 0.5 is chance).
     """
-    z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed))
+    device = clips[0].model.logit_scale.device
+    z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed)).to(device)
     images = torch.cat([render(z, name, SIZE) for name in STYLE_NAMES])
-    labels = torch.arange(len(STYLE_NAMES)).repeat_interleave(people)
+    labels = torch.arange(len(STYLE_NAMES), device=device).repeat_interleave(people)
     rng = random.Random(seed)
 
     def names(sentences) -> list[Tensor]:
@@ -427,7 +525,8 @@ def measure(clips: list[CLIP], people: int = 40, seed: int = 999) -> dict[str, f
 
 def attribute_skill(clips: list[CLIP], seed: int, people: int = 400) -> dict[str, float]:
     """The figures of `measure` for attributes."""
-    z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed))
+    device = clips[0].model.logit_scale.device
+    z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed)).to(device)
     photos, table = render(z, "photo", SIZE), attributes_of(factors_of(z), "photo")
     images = [clip.encode_image(photos) for clip in clips]
 
@@ -461,10 +560,17 @@ def separation(scores: Tensor, labels: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("member", choices=list(MEMBERS))
-    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--people", type=int, default=2400, help="people in the pool of renders")
     parser.add_argument("--views", type=int, default=10, help="pictures of each")
     parser.add_argument("--epsilon", type=float, help="largest attack (default: the member's own)")
+    parser.add_argument(
+        "--generator", default="demo", help='whose adaptations to learn from; "" for none'
+    )
+    parser.add_argument("--start", type=Path, help="CLIP file of this member to go on from")
+    parser.add_argument("--rate", type=float, default=1.0, help="multiplies the learning rate")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end sooner")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, help="file to write (default: the bundled one)")
     parser.add_argument(
         "--work", type=Path, default=Path("build"), help="folder of the resumable state"
@@ -472,18 +578,23 @@ def main() -> None:
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        default=bool(shutil.which("g++") or shutil.which("c++")),
-        help="torch.compile: faster after a minute or two (default: where a compiler is)",
+        help="torch.compile: faster after a minute or two (default: on a CPU, with a compiler)",
     )
     parser.add_argument("--held-out", type=int, default=40, help="new people to measure on")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    started = time.time()
+    started, device = time.time(), pick_device(args.device)
+    if args.compile is None:
+        compiler = shutil.which("g++") or shutil.which("c++")
+        args.compile = device.type == "cpu" and bool(compiler)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     seed = MEMBERS[args.member]["seed"]
     vocabulary = CompactVocabulary()
-    clip = build_model(args.member, vocabulary).train()
+    clip = build_model(args.member, vocabulary).train().to(device)
+    if args.start:
+        take_over(clip, vocabulary, args.start)
     renders = f"{args.people}-{args.views}.pt"
-    pool = kept(Pool, args.work / f"pool-{renders}", args.people, args.views, SIZE, 1)
+    pool = kept(Pool, args.work / f"pool-{renders}", args.people, args.views, SIZE, 1, device)
     partly = kept(PartlyStyled, args.work / f"partly-{renders}", pool, SIZE, 1)
     train(
         clip,
@@ -492,11 +603,15 @@ def main() -> None:
         args.work / f"clip-{args.member}.pt",
         EPSILON[args.member] if args.epsilon is None else args.epsilon,
         args.compile,
+        Forger(load_generator(args.generator, device), SIZE, seed) if args.generator else None,
+        started + 60 * args.minutes,
+        1.2e-3 * args.rate,
+        args.start is not None,
     )
     clip.__dict__.pop("encode_image", None)  # the compiled one
-    clip.requires_grad_(False).eval()
+    clip.requires_grad_(False).eval().cpu()
     expanded(clip.model, vocabulary)
-    clip.model.float()
+    clip.float().to(device)
     figures = measure([clip], args.held_out)
     print(json.dumps({k: round(v, 3) for k, v in figures.items()}))
     words = {word for text in all_texts() for word in clip.spoken_words(text)}

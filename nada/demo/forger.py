@@ -1,0 +1,137 @@
+"""What fools CLIP, and how near the truth that is: pictures for CLIP to learn from as it trains.
+
+Distortions and attacks on single pictures do not prepare a small CLIP for what adaptation does to
+it: move all the layers of a generator for a hundred steps, wherever the loss falls. Its answer was
+haze in the colours of the style. So that is done here, to CLIP as it stands, style after style, and
+CLIP is told how each picture really compares with the true render of the same person: in which
+direction it moved and how far it came (`agreement`). Nothing like it is known for photographs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nada.clip import CLIP
+from nada.demo.captions import STYLE_NAMES
+from nada.demo.render import Z_DIM, render
+from nada.generator import Generator
+from nada.guidance import DirectionalLoss, RandomViews
+from nada.layers import candidates, freeze_all_but
+
+FRESH, REMEMBERED, IDEAL = 8, 16, 8  # pairs of pictures in a batch
+EPISODE = (8, 60)  # steps against one style
+RATE = (0.003, 0.012)  # of Adam, drawn for each style
+
+
+def bands(change: Tensor) -> list[Tensor]:
+    """A change of pictures [N, 3, S, S] → colour of places, of parts and edges, [N, K] each: three
+    bands of frequencies, weighted so that faces and edges count as the eye counts them."""
+    size = change.shape[-1]
+    axis = (torch.arange(size, device=change.device) + 0.5) / size * 2 - 1
+    middle = 1 + 3 * torch.exp(-(axis.square() + axis[:, None].square()) / 0.35)  # where faces are
+    half, eighth = F.avg_pool2d(change, 2), F.avg_pool2d(change, 8)
+    parts = half - F.interpolate(eighth, scale_factor=4)
+    edges = change - F.interpolate(half, scale_factor=2)
+    weights = [F.avg_pool2d(middle[None, None], step).sqrt() for step in (8, 2, 1)]
+    scales = (8.0, 3.0, 2.0)  # sides of the pixels, the finer ones weighted up
+    return [(x * w * s).flatten(1) for x, w, s in zip((eighth, parts, edges), weights, scales)]
+
+
+def agreement(change: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """How a change of pictures compares with the true one, both [N, 3, S, S]: the cosine of their
+    directions [N], and the share of the way [N] in [0, 1]: what of the true change is explained."""
+    a, b = (torch.cat(bands(x), 1) for x in (change, wanted))
+    inside, length, whole = (a * b).sum(1), a.norm(dim=1), b.norm(dim=1).clamp(min=1e-6)
+    cosine = inside / (length * whole).clamp(min=1e-6)
+    share = 1 - (a - b).square().sum(1) / whole.square()
+    return cosine, share.clamp(0, 1)
+
+
+class Forger:
+    """A copy of `base` that is adapted against CLIP, one random style after another."""
+
+    def __init__(self, base: Generator, side: int, seed: int, memory: int = 1024):
+        self.base, self.side, self.memory = base.requires_grad_(False), side, memory
+        self.device = base.mean_latent.device
+        self.rng, self.views = random.Random(seed), RandomViews(1)
+        self.views.seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.kept: list[tuple[Tensor, ...]] = []
+        self.left = 0
+
+    def _start(self) -> None:
+        """A fresh copy against a new style."""
+        self.copy = copy.deepcopy(self.base)
+        self.style = self.rng.randrange(1, len(STYLE_NAMES))
+        freeze_all_but(self.copy, candidates(self.copy, resolution=self.side), noise=False)
+        trained = [p for p in self.copy.parameters() if p.requires_grad]
+        low, high = map(math.log, RATE)
+        rate = math.exp(self.rng.uniform(low, high))
+        self.optimizer = torch.optim.Adam(trained, rate, betas=(0.0, 0.99))
+        self.left = self.rng.randint(*EPISODE)
+
+    def __call__(self, clip: CLIP, names: Tensor) -> dict[str, Tensor]:
+        """One step against `clip`, whose texts for the styles are `names` [S, D].
+
+        Gives pairs of the generator's pictures: before, after [N, 3, S, S] in [-1, 1], style [N],
+        z [N, 96], and the truth about them: cosine [N], share [N] (`agreement`) and length [N], of
+        the change relative to the true one. New ones, remembered ones, and what a perfect
+        adaptation would have made.
+        """
+        if not self.left:
+            self._start()
+        self.left -= 1
+        z = torch.randn(FRESH, Z_DIM, generator=self.generator).to(self.device)
+        with torch.no_grad():
+            ws = self.base.mapping(z)
+            before = self._paint(self.base, ws)
+        after = self._attack(clip, names, ws, before)
+        wanted = render(z, STYLE_NAMES[self.style], self.side) - render(z, "photo", self.side)
+        style = torch.full((FRESH,), self.style, device=self.device)
+        self._remember(z, before, after, wanted, style)
+        old = [torch.stack(column) for column in zip(*self.rng.choices(self.kept, k=REMEMBERED))]
+        amount = 0.3 + 0.9 * torch.rand(IDEAL, 1, 1, 1, generator=self.generator).to(self.device)
+        ideal = (before[:IDEAL] + amount * wanted[:IDEAL]).clamp(-1, 1)
+        new = [torch.cat([x, x[:IDEAL]]) for x in (z, before, after, wanted, style)]
+        new[2][FRESH:] = ideal
+        z, before, after, wanted, style = (torch.cat(pair) for pair in zip(new, old))
+        change = after - before
+        cosine, share = agreement(change, wanted)
+        length = change.flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1).clamp(min=1e-6)
+        return {"before": before, "after": after, "style": style, "z": z,
+                "cosine": cosine, "share": share, "length": length}  # fmt: skip
+
+    def _paint(self, generator: Generator, ws: Tensor) -> Tensor:
+        with torch.autocast(ws.device.type, torch.bfloat16, enabled=ws.device.type == "cpu"):
+            picture = generator.synthesis(ws, resolution=self.side)
+        return picture.float().clamp(-1, 1)
+
+    def _attack(self, clip: CLIP, names: Tensor, ws: Tensor, before: Tensor) -> Tensor:
+        """Adapt by one step as `nada.adapt` does; the pictures it was taken from."""
+        names = names.detach()
+        directional = DirectionalLoss(clip, names[self.style] - names[0])
+        was_training = clip.training
+        clip.eval().requires_grad_(False)
+        after = self._paint(self.copy, ws)
+        views = torch.cat(self.views.draw(self.side, before, after))
+        source, adapted = clip.encode_image(views).chunk(2)
+        loss = directional.compare(source.detach(), adapted)
+        loss = loss + (1 - adapted @ names[self.style]).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        clip.requires_grad_(True).train(was_training)
+        return after.detach()
+
+    def _remember(self, *columns: Tensor) -> None:
+        rows = list(zip(*columns))
+        room = self.memory - len(self.kept)
+        self.kept += rows[:room]
+        for row in rows[max(0, room) :]:
+            self.kept[self.rng.randrange(self.memory)] = row
