@@ -5,6 +5,7 @@ told. `owner` is the caller's session, which no caller has to give.
 """
 
 from nada.request import check_file
+from nada.runs import GOING
 from nada.studio import Studio
 from nada.view import columns_for, draw, status
 
@@ -43,11 +44,12 @@ class Api:
         start = None if domain_file is None else check_file("domain_file", domain_file)
         job, hints = studio.job(settings, start), studio.hints(settings)
         drawn = picture = None
-        for run in studio.follow(owner, job):
+        for run, state in studio.follow(owner, job):
             if run.after is not drawn:
                 drawn = run.after
                 picture = draw(run.pairs(), len(drawn))
-            yield picture, status(run, hints), str(run.domain) if run.domain else None
+            file = str(run.domain) if run.domain and state not in GOING else None
+            yield picture, status(run, state, hints), file
 
     def adapt_once(self, owner: str | None, domain_file=None, **settings):
         *_, last = self.adapt(owner, domain_file, **settings)

@@ -106,12 +106,12 @@ class Desk:
             self._studio(owner).hints(settings),
         )
         drawn = None
-        for run in self._studio(owner).follow(owner, job):
+        for run, state in self._studio(owner).follow(owner, job):
             told = SAME
             if run.after is not drawn:
                 before = run.before if drawn is None else None
                 told, drawn = pairs(job.preset.config.preview_seeds, before, run.after), run.after
-            yield told, status(run, hints), chart(run, hints)
+            yield told, status(run, state, hints), chart(run, state, hints)
 
     def settle(self, owner: str | None, seeds, psi) -> tuple:
         """After a run, also a stopped one, what there is of it: status, account, snapshots,
@@ -121,8 +121,8 @@ class Desk:
             return (SAME,) * 9
         look = self.look(owner, seeds, 1.0, psi)
         return (
-            status(run),
-            chart(run),
+            status(run, run.state),
+            chart(run, run.state),
             _snapshots(list(run.snapshots)),
             1.0,
             look,

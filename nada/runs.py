@@ -164,6 +164,7 @@ def measure(generator: Generator, clip: CLIP, target: str) -> dict[str, float]:
 
 
 Train = Callable[[Job, StopFile], Iterator[News]]
+GOING = ("starting", "running")  # the states of a run that has not ended
 
 
 class Run:

@@ -37,7 +37,7 @@ from nada.request import (
     check_weights,
     shorten,
 )
-from nada.runs import Job, Run
+from nada.runs import GOING, Job, Run
 from nada.view import SMALL, data_urls
 
 TICK = 0.4  # seconds between two looks at a run, which bounds how long Stop takes
@@ -119,17 +119,19 @@ class Studio:
         config = replace(job.preset.config, preview_seeds=tuple(wanted), preview_psi=psi)
         return replace(job, preset=replace(job.preset, config=config))
 
-    def follow(self, owner: str | None, job: Job) -> Iterator[Run]:
-        """Do a job for a visitor and look at it now and then; to leave is to stop it."""
+    def follow(self, owner: str | None, job: Job) -> Iterator[tuple[Run, str]]:
+        """Do a job for a visitor and look at it now and then; to leave is to stop it.
+
+        Each look tells the state it was taken in, the last one alone an end.
+        """
         run = self.visitors.start(owner, job, self.device.train)
         try:
-            tick = 0.0  # the first look is at once
-            while not run.finished.wait(tick):
-                tick = TICK
-                yield run
+            while (state := run.state) in GOING:
+                yield run, state
+                run.finished.wait(TICK)
             if run.error and not run.domain:
                 raise run.error
-            yield run
+            yield run, state
         finally:
             run.stop.set()
 

@@ -85,24 +85,27 @@ def pairs(seeds: Sequence[int], before: Tensor | None, after: Tensor | None) -> 
 # A run
 
 
-def status(run: Run, hints: Sequence[str] = ()) -> dict:
-    """What `/adapt` tells scripts of a run, and `chart` people."""
+def status(run: Run, state: str, hints: Sequence[str] = ()) -> dict:
+    """What `/adapt` tells scripts of a run, and `chart` people.
+
+    state: that of the run, read once for all that is told, since it changes at any moment.
+    """
     progress, steps = run.progress, run.job.preset.config.steps
     return {
-        "state": run.state,
+        "state": state,
         "step": progress.step if progress else 0,
         "steps": steps,
         "seconds": round(progress.seconds if progress else time.monotonic() - run.born, 2),
-        "eta": round(progress.eta, 2) if progress and run.state == "running" else None,
+        "eta": round(progress.eta, 2) if progress and state == "running" else None,
         "loss": progress.loss if progress else None,
         "terms": dict(progress.terms) if progress else {},
         "layers": list(progress.layers) if progress else [],
-        "message": message(run),
+        "message": message(run, state),
         "hints": list(hints),
     }
 
 
-def message(run: Run) -> str:
+def message(run: Run, state: str) -> str:
     """How a run stands, in a sentence."""
     step, steps = (run.progress.step if run.progress else 0), run.job.preset.config.steps
     kept = "the domain file holds what was trained" if step else "nothing has changed"
@@ -112,7 +115,7 @@ def message(run: Run) -> str:
         "finished": f"Done: {steps} steps. The domain file is yours to keep.",
         "stopped": f"Stopped after {step} of {steps} steps; {kept}.",
         "failed": f"{reason(run)}Failed after {step} of {steps} steps; {kept}.",
-    }[run.state]
+    }[state]
 
 
 def reason(run: Run) -> str:
@@ -120,9 +123,9 @@ def reason(run: Run) -> str:
     return f"{run.error} " if isinstance(run.error, SPOKEN) else ""
 
 
-def chart(run: Run, hints: Sequence[str] = ()) -> str:
+def chart(run: Run, state: str, hints: Sequence[str] = ()) -> str:
     """JSON for the page's account of a run: its status and its losses, one per step."""
-    told = status(run, hints) | {"losses": list(run.losses), "reason": reason(run).strip()}
+    told = status(run, state, hints) | {"losses": list(run.losses), "reason": reason(run).strip()}
     return json.dumps(told)
 
 

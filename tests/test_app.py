@@ -113,6 +113,7 @@ def test_a_run_streams_and_ends_with_a_domain_file(client):
     assert steps == sorted(steps) and len(set(steps)) > 2 and told[0]["state"] == "starting"
     states = [one["state"] for one in told]
     assert states == sorted(states, key=["starting", "running", "finished"].index)
+    assert states.count("finished") == 1 and told[-1] == status  # the end, told once
     assert all(one["eta"] >= 0 for one in told if one["state"] == "running" and one["step"])
     assert set(status) == set(told[0])
     assert status["state"] == "finished" and status["step"] == status["steps"] == 300
