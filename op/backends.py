@@ -59,19 +59,22 @@ class use_backend:
     """
 
     def __init__(self, name: str):
-        self._before = asked()
-        _choose(name)
+        with _lock:
+            self._before = _asked, dict(_libraries), dict(_why_not)
+            _choose(name)
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_) -> None:
-        _choose(self._before)
+        _restore(*self._before)  # which may be a name that cannot be had, and is not tried again
 
 
 def refresh() -> None:
     """Look again for builds that have become ready; for servers, between two runs."""
-    _choose(asked())
+    with _lock:
+        _libraries.clear()
+        _why_not.clear()
 
 
 def asked() -> str:
@@ -120,6 +123,15 @@ def _choose(name: str) -> None:
         _libraries.clear()
         _why_not.clear()
         _libraries.update(named)
+
+
+def _restore(name: str | None, libraries: dict, why_not: dict) -> None:
+    global _asked
+    with _lock:
+        _asked = name
+        for now, before in ((_libraries, libraries), (_why_not, why_not)):
+            now.clear()
+            now.update(before)
 
 
 def _check_name(name: str) -> None:

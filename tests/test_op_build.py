@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import op
 from op import backends
@@ -192,6 +194,38 @@ def test_the_report_names_backends_places_and_times(tmp_path):
     assert ended.returncode == 0, ended.stderr
     for words in ("install g++", "cuda: ", "On cpu tensors runs: reference", "nothing to compare"):
         assert words in ended.stdout
+
+
+def test_the_report_ends_well_where_what_was_asked_for_cannot_be_had(tmp_path):
+    for name, words in (("cpp", "install g++"), ("fast", "There is no backend 'fast'")):
+        compiler = str(tmp_path / "absent-compiler")
+        ended = python("-m", "op", cache=tmp_path, CXX=compiler, NADA_OP=name)
+        assert ended.returncode == 0, ended.stderr
+        assert f"On cpu tensors runs: nothing ({name} was asked for)." in ended.stdout
+        assert words in ended.stdout
+
+
+def test_after_a_block_all_is_as_it_was_also_what_cannot_be_had(monkeypatch):
+    monkeypatch.setattr(backends, "_asked", None)
+    monkeypatch.setenv("NADA_OP", "fast")
+    with op.use_backend("reference"):
+        assert op.fused_leaky_relu(torch.ones(1, 1)).item() == pytest.approx(2**0.5)
+    assert backends.asked() == "fast"
+    op.refresh()
+    with pytest.raises(ValueError, match="There is no backend 'fast'"):
+        op.fused_leaky_relu(torch.ones(1, 1))
+
+
+def test_refreshing_finds_what_was_built_meanwhile(monkeypatch):
+    monkeypatch.setattr(backends, "_libraries", {})
+    monkeypatch.setattr(backends, "_asked", "auto")
+    monkeypatch.setattr(backends, "_automatic", lambda backend: None)
+    assert backends.library_for(torch.ones(1)) is None
+    found = SimpleNamespace(dtypes=(torch.float32,))
+    monkeypatch.setattr(backends, "_automatic", lambda backend: found)
+    assert backends.library_for(torch.ones(1)) is None  # numbers stay the same within a run
+    op.refresh()
+    assert backends.library_for(torch.ones(1)) is found
 
 
 def test_the_cause_is_the_line_that_tells():
