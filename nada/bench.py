@@ -55,12 +55,12 @@ class Scene:
     """What all variants share: weights, texts, device.
 
     clip: "random" for ViT-B/32 with random weights, which cost as much as trained ones, or what
-    `load_clip` takes.
+    `load_clip` takes. at_once: pictures that the reference draws together, 0 for all.
     """
 
-    def __init__(self, size: int, clip: str, device: torch.device):
+    def __init__(self, size: int, clip: str, device: torch.device, at_once: int = 0):
         torch.manual_seed(0)
-        self.device = device
+        self.device, self.at_once = device, at_once
         self.frozen = Generator(GeneratorConfig.standard(size)).eval().requires_grad_(False)
         self.frozen.to(device)
         self.clip = random_clip().to(device) if clip == "random" else load_clip(clip, device)
@@ -82,6 +82,11 @@ class Scene:
             ) from error
 
 
+def scene_for(size: int, args: argparse.Namespace, device: torch.device) -> Scene:
+    """What the command's options ask for."""
+    return Scene(size, args.clip, device, args.reference_at_once)
+
+
 def random_clip() -> CLIP:
     """ViT-B/32's architecture with random weights."""
     return CLIP(openai_clip().model.CLIP(*VIT_B_32), "random").eval().requires_grad_(False)
@@ -94,17 +99,28 @@ Parts = dict[str, Callable[[], object]]
 
 
 def reference(scene: Scene, operations: str) -> Parts:
-    """The formulation of the papers, with one of its sets of operations."""
+    """The formulation of the papers, with one of its sets of operations.
+
+    A whole batch takes 15 GB at 1024 pixels, and the choice of layers more: `Scene.at_once` has its
+    pictures drawn in parts, which is the same work.
+    """
     r = scene.formulation
     ops, trainable = getattr(r, operations), copy.deepcopy(scene.frozen)
     # Adam's rate is 0 so that random weights do not drift off; it costs the same
     optimizer = torch.optim.Adam(r.train_everything(trainable), 0.0, (0.0, 0.99))
-    one = (scene.frozen, trainable, scene.clip, scene.direction, TARGET, optimizer, BATCH, ops)
+    one = (scene.frozen, trainable, scene.clip, scene.direction, TARGET, optimizer)
     z = torch.randn(r.SELECT_BATCH, scene.frozen.z_dim, device=scene.device)
-    return {
-        "choose": lambda: r.w_shifts(trainable, z, scene.clip, TARGET, ops),
-        "train": lambda: r.step(*one, select=False),
-    }
+    batches = [len(part) for part in torch.empty(BATCH).split(scene.at_once or BATCH)]
+
+    def choose() -> None:
+        for part in z.split(scene.at_once or len(z)):
+            r.w_shifts(trainable, part, scene.clip, TARGET, ops)
+
+    def train() -> None:
+        for batch in batches:
+            r.step(*one, batch, ops, select=False)
+
+    return {"choose": choose, "train": train}
 
 
 def ours(scene: Scene, **settings) -> Parts:
@@ -224,6 +240,7 @@ def peak_memory(size: int, name: str, args: argparse.Namespace) -> float:
     """GB that a process needs for a whole step (choice and training) of a variant and nothing else:
     resident memory on a CPU, allocated tensors on a GPU."""
     words = ["--sizes", str(size), "--clip", args.clip, "--device", args.device, "--only", name]
+    words += ["--reference-at-once", str(args.reference_at_once)]
     command = [sys.executable, "-m", "nada", "bench", *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=_root())
     if done.returncode:
@@ -238,7 +255,7 @@ def _root() -> Path:
 def run_only(size: int, name: str, args: argparse.Namespace) -> dict:
     """One whole step of one variant, and what it took at most."""
     device = pick_device(args.device)
-    for call in STEPS[name](Scene(size, args.clip, device)).values():
+    for call in STEPS[name](scene_for(size, args, device)).values():
         call()
     on_gpu = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else peak_bytes()
@@ -363,7 +380,7 @@ def _cpu() -> str:
 def measure(size: int, args: argparse.Namespace) -> dict:
     """All figures of one size."""
     device = pick_device(args.device)
-    scene = Scene(size, args.clip, device)
+    scene = scene_for(size, args, device)
     names = variants_for(size, device)
     memory = {} if args.no_memory else {name: peak_memory(size, name, args) for name in names}
     peaks = {
@@ -381,6 +398,7 @@ def measure(size: int, args: argparse.Namespace) -> dict:
         "size": size,
         "batch": BATCH,
         "rounds": args.rounds,
+        "reference_at_once": args.reference_at_once,
         **surroundings(device),
         "peak_tflops": {name: rate / 1e12 for name, rate in peaks.items()},
         "rows": rows_of(
@@ -405,8 +423,10 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 def show(result: dict) -> str:
     """The result of one size as Markdown."""
     peaks = ", ".join(f"{rate:.2f} in {name}" for name, rate in result["peak_tflops"].items())
+    parts = f" (the reference by {result['reference_at_once']})" * bool(result["reference_at_once"])
     facts = (
-        f"{result['size']} pixels, batch {result['batch']}, {result['rounds']} rounds in turns; "
+        f"{result['size']} pixels, batch {result['batch']}{parts}, "
+        f"{result['rounds']} rounds in turns; "
         f"{result['processor']}, {result['threads']} threads, PyTorch {result['torch']}, "
         f"operations: {result['operations']}, allocator: {result['allocator']}; "
         f"TFLOP/s of the fastest convolution: {peaks}."
@@ -423,14 +443,21 @@ def add_bench(commands, command) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[256], help="(default: 256)")
     parser.add_argument("--rounds", type=int, default=3, help="of all variants (default: 3)")
     parser.add_argument("--clip", default="random", help="random (ViT-B/32), or as for adapt")
+    parser.add_argument(
+        "--reference-at-once",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pictures that the reference draws together, where all do not fit (default: 0, all)",
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak of memory")
     parser.add_argument("--only", choices=STEPS, help="one step of one variant, for its memory")
 
 
 def run_bench(args: argparse.Namespace) -> int:
     """Measure, print."""
-    if args.rounds < 1:
-        raise ValueError("Give --rounds of 1 or more.")
+    if args.rounds < 1 or args.reference_at_once < 0:
+        raise ValueError("Give --rounds of 1 or more, and --reference-at-once of 0 or more.")
     for size in args.sizes:
         if args.only:
             print(json.dumps(run_only(size, args.only, args)))

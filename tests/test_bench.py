@@ -167,6 +167,22 @@ def test_variants_take_turns_and_are_counted():
     assert len(times["a"].seconds) == 2 and times["a"].flops == 2 * 4**3
 
 
+@pytest.mark.parametrize("at_once, drawn", [(0, [8, 2]), (3, [3, 3, 2, 2]), (1, [1] * 10)])
+def test_the_reference_in_parts_draws_every_picture(small, monkeypatch, at_once, drawn):
+    """The same work, whatever memory there is: 8 latents to choose with, 2 pictures to train."""
+    scene, sizes = bench.Scene(16, "random", torch.device("cpu"), at_once), []
+    synthesis = reference.synthesis
+
+    def watch(generator, ws, *rest, **options):
+        sizes.extend([len(ws)] if generator is not scene.frozen else [])
+        return synthesis(generator, ws, *rest, **options)
+
+    monkeypatch.setattr(reference, "synthesis", watch)
+    for call in bench.reference(scene, "PLAIN").values():
+        call()
+    assert sizes == drawn
+
+
 @pytest.fixture
 def small(monkeypatch, clip_tiny):
     """A benchmark of moments: a tiny generator and CLIP, whatever the size."""
@@ -202,7 +218,7 @@ def test_the_cheap_variants_of_large_generators_run(small, monkeypatch):
 
 
 def test_the_memory_of_one_variant_is_its_own_process(small, capsys):
-    args = argparse.Namespace(clip="random", device="cpu")
+    args = argparse.Namespace(clip="random", device="cpu", reference_at_once=0)
     told = bench.run_only(16, "ours, fp32", args)
     assert told["name"] == "ours, fp32" and 0.1 < told["peak_gb"] < 100
 
