@@ -134,6 +134,14 @@ def hint_list(hints: Sequence[str]) -> str:
     return "".join(f'<p class="hint">{html.escape(hint)}</p>' for hint in hints)
 
 
+def word_list(words: Sequence[str]) -> str:
+    """All words that CLIP knows as folded HTML, "" for none."""
+    if not words:
+        return ""
+    told = html.escape(", ".join(words))
+    return f'<details class="words"><summary>It knows {len(words)} words</summary>{told}</details>'
+
+
 def loading(download: Download | None) -> str:
     """What is awaited as HTML: a download with its bar, or models that load."""
     text = html.escape(str(download or "Loading the models."))
@@ -165,9 +173,10 @@ def _card(entry: Kept, is_open: bool) -> dict:
         "prompts": f"{facts['source']} → {facts['target']}" if "source" in facts else entry.title,
         "seed": config.get("seed"),
         "steps": facts.get("steps_done"),
-        "loss": _rounded(facts.get("loss")),
-        "quality": _rounded(facts.get("quality")),
-        "diversity": _rounded(facts.get("diversity")),
+        "settings": _settings(facts, config),
+        "loss": _number(facts.get("loss")),
+        "quality": _number(facts.get("quality")),
+        "diversity": _number(facts.get("diversity")),
         "layers": ", ".join(map(str, layers)) or None,
         "base": entry.base[:12],
     }
@@ -176,8 +185,24 @@ def _card(entry: Kept, is_open: bool) -> dict:
             "faces": list(entry.faces)}  # fmt: skip
 
 
-def _rounded(value) -> str | None:
-    return f"{value:.3f}" if isinstance(value, (int, float)) else None
+def _settings(facts: dict, config: dict) -> str | None:
+    """The settings of a run in a line, as far as the file tells them."""
+    weights = facts.get("guidance") if isinstance(facts.get("guidance"), dict) else {}
+    told = {
+        "k": facts.get("k"),
+        **{name: config.get(name) for name in ("batch", "lr")},
+        **{name.strip("_"): weights.get(name) for name in ("directional", "global_", "in_domain")},
+    }
+    parts = [f"{name} {_number(n, 'g')}" for name, n in told.items() if n and _number(n)]
+    method, start = facts.get("method"), facts.get("started_from")
+    parts += [str(method)] if method else []
+    parts += [f"from {start}"] if start else []
+    return " · ".join(parts) or None
+
+
+def _number(value, form: str = ".3f") -> str | None:
+    """A number as text; None for what is none, or too large to be one that we wrote."""
+    return format(value, form) if isinstance(value, (int, float)) and abs(value) < 1e9 else None
 
 
 def foot(facts: dict) -> str:

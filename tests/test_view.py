@@ -1,0 +1,50 @@
+"""What a page is told of a domain and of words, whoever wrote them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nada.library import Kept
+from nada.view import cards, word_list
+
+FACTS = {
+    "source": "photo", "target": "zombie", "steps_done": 60, "loss": 0.5, "quality": 0.625,
+    "layers": ["conv1", "convs.0"], "method": "gradient", "k": 2, "started_from": "elf",
+    "config": {"seed": 7, "batch": 8, "lr": 0.006},
+    "guidance": {"directional": 1.0, "global_": 0.5, "in_domain": 0.0},
+}  # fmt: skip
+
+
+def card(facts: dict) -> dict:
+    (told,) = json.loads(cards([Kept("1", Path("a"), "b" * 64, facts)], []))
+    return told["facts"]
+
+
+def test_a_card_tells_prompts_seed_settings_layers_measures_and_base():
+    assert card(FACTS) == {
+        "prompts": "photo → zombie",
+        "seed": "7",
+        "steps": "60",
+        "settings": "k 2 · batch 8 · lr 0.006 · directional 1 · global 0.5 · gradient · from elf",
+        "loss": "0.500",
+        "quality": "0.625",
+        "layers": "conv1, convs.0",
+        "base": "b" * 12,
+    }
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), "x" * 10_000, [[]], {}])
+def test_a_card_of_a_strangers_file_can_be_drawn(value):
+    for name in FACTS:
+        told = card({**FACTS, name: value})
+        assert all(len(text) <= 200 for text in told.values())
+    for name in ("config", "guidance"):
+        assert card({**FACTS, name: dict.fromkeys(FACTS[name], value)})
+
+
+def test_words_of_others_are_text_on_the_page():
+    assert word_list([]) == ""
+    assert "&lt;b&gt;, zombie" in word_list(["<b>", "zombie"]) and "2 words" in word_list(
+        ["a", "b"]
+    )
