@@ -41,6 +41,7 @@ I18N = gr.I18n(  # gradio has words of its own under plain names
        for language, told in texts().items()}
 )  # fmt: skip
 SEEDS = "1-8"
+TRAIN = {"concurrency_id": "train", "concurrency_limit": 1}
 PRIVATE = {"api_visibility": "private", "preprocess": False}
 UNSEEN = {**PRIVATE, "show_progress": "hidden"}
 LIVE = {**UNSEEN, "trigger_mode": "always_last", "concurrency_id": "draw", "concurrency_limit": 2}
@@ -166,8 +167,7 @@ def build(
         run = gr.on(
             go, page.train, outputs=[shown, now, drawn], validator=validator(offers.of),
             inputs_kwargs={**settings, "seeds": view["seeds"], "psi": view["psi"]},
-            show_progress="minimal", show_progress_on=drawn, concurrency_id="train",
-            concurrency_limit=1, **PRIVATE,
+            show_progress="minimal", show_progress_on=drawn, **TRAIN, **PRIVATE,
         )  # fmt: skip
         ended = [now, drawn, view["back"], view["strength"], shown, *library]
         run.then(page.settle, look[::2], ended, **UNSEEN)
@@ -182,6 +182,7 @@ def build(
         view["back"].input(page.back, [view["back"], *look], shown, **LIVE)
         kept["cards"].act(page.act, look, [shown, *library], **UNSEEN)
         kept["load"].upload(page.load, [kept["load"], *look], [shown, *library], **UNSEEN)
+        kept["chosen"].change(page.weigh, kept["chosen"], kept["weights"], **LIVE)
         weighed = [*look, kept["chosen"], *kept["weights"]]
         kept["mix"].click(page.mix, weighed, [shown, *library], **UNSEEN)
         kept["keep"].click(page.keep_mix, None, library, **UNSEEN)
@@ -246,12 +247,13 @@ def adapt_part(offers: Offers) -> tuple:
     for base, chip in zip(offers.bases, chips):
         values, rows = defaults(PRESETS[base]), examples(base)
         with chip:
-            gr.Examples(
+            rows = gr.Examples(
                 [[{**values, **row}[name] for name in columns] for row in rows],
                 [inputs[name] for name in columns], label=words("examples"),
                 example_labels=[f"{row['source']} → {row['target']}" for row in rows],
                 examples_per_page=20, api_visibility="private",
             )  # fmt: skip
+            rows.input_component_props = [{}] * len(columns)  # or k's limit would be undone
     return inputs, start, stop, folded, chips
 
 
@@ -262,7 +264,7 @@ def explore_part() -> dict:
             "strength": number("strength", STRENGTH, 1.0),
             "psi": number("psi", TRUNCATION, 0.7),
             "back": gr.Slider(1, 2, 1, step=1, label=words("snapshot"), visible=False,
-                              info=words("snapshot_info"), elem_id="snapshot"),
+                              info="", elem_id="snapshot"),
         }  # fmt: skip
     with gr.Row(equal_height=True, elem_id="who"):
         part["seeds"] = gr.Textbox(SEEDS, label=words("seeds"), info=words("seeds_info"), scale=2,
@@ -346,11 +348,7 @@ def api_part(studio: Studio) -> None:
         now, told, info = (gr.JSON(label=label) for label in ("Status", "Domain", "Info"))
         job = {**settings, "domain_file": domain}
         drawing = {"seeds": seeds, "truncation": psi}
-        train = {
-            "concurrency_id": "train",
-            "concurrency_limit": 1,
-            "validator": validator(lambda _: studio),
-        }
+        train = {**TRAIN, "validator": validator(lambda _: studio)}
         paint = {"concurrency_id": "draw"}
         mixed = {"domain_files": several, "weights": weights, **drawing}
         for name, inputs, outputs, options in (

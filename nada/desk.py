@@ -8,8 +8,19 @@ from dataclasses import dataclass
 
 from nada.layers import candidates
 from nada.offers import Offers
-from nada.request import RANGES, BadInput, defaults
-from nada.view import cards, chart, draw, foot, hint_list, loading, pairs, refusal, status
+from nada.request import MAX_MIX, RANGES, BadInput, defaults
+from nada.view import (
+    cards,
+    chart,
+    draw,
+    foot,
+    hint_list,
+    loading,
+    pairs,
+    refusal,
+    status,
+    word_list,
+)
 
 SETTINGS = (*RANGES, "method", "to_rgb")  # of a run, but its prompts
 SAME = object()  # a component that stays as it is
@@ -92,21 +103,17 @@ class Desk:
 
     def hint(self, owner: str | None, **settings) -> str:
         """What is worth knowing about the prompts as they stand, as HTML."""
-        return (
-            hint_list(self._studio(owner).hints(settings))
-            if self._studio(owner).device.ready
-            else ""
-        )
+        studio = self._studio(owner)
+        if not studio.device.ready:
+            return ""
+        return hint_list(studio.hints(settings)) + word_list(studio.known_words(settings))
 
     def train(self, owner: str | None, start, seeds, psi, **settings) -> Iterator[tuple]:
         """A run, while it goes on: pairs, status, account."""
-        job = self._studio(owner).job(settings, self._studio(owner).kept_file(owner, start))
-        job, hints = (
-            self._studio(owner).previewing(job, seeds, psi),
-            self._studio(owner).hints(settings),
-        )
-        drawn = None
-        for run, state in self._studio(owner).follow(owner, job):
+        studio, drawn = self._studio(owner), None
+        job = studio.previewing(studio.job(settings, studio.kept_file(owner, start)), seeds, psi)
+        hints = studio.hints(settings)
+        for run, state in studio.follow(owner, job):
             told = SAME
             if run.after is not drawn:
                 before = run.before if drawn is None else None
@@ -141,9 +148,9 @@ class Desk:
         text = f"{max(shown) + 1}-{max(shown) + 8}"
         return text, self.look(owner, text, strength, psi)
 
-    def back(self, owner: str | None, step, seeds, strength, psi) -> str:
-        """Pairs of an earlier step of the run."""
-        self._studio(owner).back_to(owner, RANGES["steps"].check("step", step))
+    def back(self, owner: str | None, number, seeds, strength, psi) -> str:
+        """Pairs of a snapshot of the run, the first being 1."""
+        self._studio(owner).back_to(owner, RANGES["steps"].check("snapshot", number))
         return self.look(owner, seeds, strength, psi)
 
     def strip(self, owner: str | None, seeds, psi) -> Change:
@@ -174,6 +181,13 @@ class Desk:
         self._studio(owner).load(owner, file[0] if isinstance(file, list) and file else file)
         return self.look(owner, seeds, strength, psi), *self._library(owner)
 
+    def weigh(self, owner: str | None, numbers) -> tuple:
+        """A weight for each domain that is chosen, called by its name."""
+        kept = self._studio(owner).visitors.get(owner).kept
+        names = [kept[n].title for n in numbers if n in kept] if isinstance(numbers, list) else []
+        shown = [Change({"label": name, "visible": True}) for name in names[:MAX_MIX]]
+        return *shown, *[Change({"visible": False})] * (MAX_MIX - len(shown))
+
     def mix(self, owner: str | None, seeds, strength, psi, numbers, *weights) -> tuple:
         """A mix of kept domains."""
         self._studio(owner).mix(owner, numbers, weights)
@@ -196,9 +210,9 @@ class Desk:
 
 
 def _snapshots(steps: list[int]):
-    """The slider over the kept steps of a run; hidden where there is no choice."""
+    """The slider over the snapshots of a run, by number: their steps are not evenly spaced, and
+    stand beside it. Hidden where there is no choice."""
     if len(steps) < 2:
         return Change({"visible": False})
-    stride = max(1, steps[1] - steps[0])
-    limits = {"minimum": steps[0], "maximum": steps[-1], "step": stride, "value": steps[-1]}
-    return Change({**limits, "visible": True})
+    told = " · ".join(map(str, steps))
+    return Change({"maximum": len(steps), "value": len(steps), "info": told, "visible": True})

@@ -24,6 +24,7 @@ from nada.morph import visits, write_mp4
 from nada.preflight import hints
 from nada.presets import examples
 from nada.request import (
+    FILLERS,
     MAX_MIX,
     MAX_SAMPLES,
     RANGES,
@@ -98,6 +99,13 @@ class Studio:
             return hints(models, base, self.device.preset, settings)
         except BadInput:
             return []
+
+    def known_words(self, settings: dict) -> list[str]:
+        """The words that a small CLIP knows, where one of the prompts has others; else []."""
+        clip = self.device.models().clips[0]
+        prompts = [settings[name] for name in ("source", "target")]
+        unknown = [clip.unknown_words(text[:1000]) for text in prompts if isinstance(text, str)]
+        return sorted(clip.words - FILLERS) if any(unknown) else []
 
     def job(self, settings: dict, start: Path | None = None) -> Job:
         """What the settings of a run describe; `start` is a domain file to go on from."""
@@ -186,15 +194,12 @@ class Studio:
             visitor.recipe = ()
         visitor.forget(number)
 
-    def back_to(self, owner: str | None, step: int) -> int | None:
-        """Look at the snapshot of a visitor's run that is nearest to a step; which one that is."""
+    def back_to(self, owner: str | None, number: int) -> None:
+        """Look at a snapshot of a visitor's run, the first being 1; the last if there are fewer."""
         visitor = self.visitors.get(owner)
-        steps = list(visitor.run.snapshots) if visitor.run else []
-        if not steps:
-            return None
-        step = min(steps, key=lambda kept: abs(kept - step))
-        visitor.recipe = ((visitor.run.snapshots[step], 1.0),)
-        return step
+        paths = list(visitor.run.snapshots.values()) if visitor.run else []
+        if paths:
+            visitor.recipe = ((paths[min(number, len(paths)) - 1], 1.0),)
 
     def mix(self, owner: str | None, numbers, weights: Sequence) -> None:
         """Look at a mix of two or three kept domains; `weights` may be longer."""

@@ -170,8 +170,13 @@ def test_a_result_is_explored(page, tmp_path):
     assert len({none, beyond, whole}) == 3
     assert changes(page, lambda: field(page, "Strength").fill("1")) == whole
 
+    expect(page.locator("#snapshot")).to_contain_text("2 · 4 · 6 · 8 · 10 · 12 · 14 · 16")
     early = changes(page, lambda: field(page, "Snapshot").fill("2"))
     assert early not in (whole, source)
+    last = page.locator("#snapshot input[type=range]")
+    last.focus()
+    assert changes(page, lambda: last.press("End")) == whole  # by hand, all the way back
+    changes(page, lambda: last.press("Home"))
     changes(page, lambda: field(page, "Truncation of samples").fill("0.3"))
     button(page, "More seeds").click()
     expect(page.locator(".tag.right")).to_contain_text("9")
@@ -187,6 +192,20 @@ def test_a_result_is_explored(page, tmp_path):
     page.wait_for_function(wait, arg=page.locator("#film video").element_handle())
     shoot(page, "explored", tmp_path)
     assert fits(page)
+
+
+def test_a_stopped_run_goes_back_to_its_snapshots(visit):
+    page = visit()
+    page.get_by_text("Settings").first.click()
+    expect(field(page, "Steps")).to_be_visible()
+    page.wait_for_timeout(PAUSE)
+    field(page, "Steps").fill("800")  # a snapshot every 100 steps
+    button(page, "Adapt").click()
+    expect(page.locator(".run.running")).to_contain_text(re.compile(r"step 1\d\d/800"))
+    button(page, "Stop").click()
+    expect(page.locator(".run.stopped")).to_contain_text("The domain file holds")
+    expect(page.locator("#snapshot")).to_contain_text(re.compile(r"^\D*100 · "))
+    changes(page, lambda: field(page, "Snapshot").fill("1"))
 
 
 def tab(page, name: str) -> None:
@@ -208,7 +227,7 @@ def test_domains_are_kept_mixed_and_gone_on_from(visit, tmp_path):
     cards = page.locator(".card")
     expect(cards.first).to_contain_text("anime")
     expect(cards.first).to_have_class("card open")
-    for fact in ("seed", "steps", "loss", "quality", "diversity", "layers", "base"):
+    for fact in ("seed", "steps", "settings", "loss", "quality", "diversity", "layers", "base"):
         assert cards.first.locator(f"dd.{fact}").inner_text()
     anime = picture(page)
     zombie = changes(page, lambda: cards.last.get_by_text("Open").click())
@@ -217,14 +236,17 @@ def test_domains_are_kept_mixed_and_gone_on_from(visit, tmp_path):
     tab(page, "Mix")
     button(page, "Show the mix").click()
     expect(page.get_by_text("Choose two or three domains")).to_be_visible()
-    for choice in page.locator("#chosen input").all():
-        choice.check()
+    for title in ("zombie", "anime"):
+        page.locator("#chosen label", has_text=title).locator("input").check()
+    for title in ("zombie", "anime"):  # a weight of its own for each, in the order of choice
+        expect(field(page, title)).to_be_visible()
+    expect(field(page, "Third weight")).not_to_be_visible()
     mixed = changes(page, lambda: button(page, "Show the mix").click())
     assert mixed not in (zombie, anime)
     button(page, "Keep the mix").click()
     tab(page, "Kept domains")
     expect(cards).to_have_count(3)
-    expect(cards.first).to_contain_text("anime + zombie")
+    expect(cards.first).to_contain_text("zombie + anime")
 
     cards.last.get_by_text("Go on from").click()
     expect(page.locator("#start input")).to_have_value(re.compile("zombie"))
@@ -237,20 +259,60 @@ def test_domains_are_kept_mixed_and_gone_on_from(visit, tmp_path):
     other = visit()  # another visitor, with the file of the first one's run
     expect(other.locator(".card")).to_have_count(0)
     download.value.save_as(tmp_path / "zombie.safetensors")
-    other.locator("#load input, input[type=file]").first.set_input_files(
-        tmp_path / "zombie.safetensors"
-    )
+    load(other, tmp_path / "zombie.safetensors")
     expect(other.locator(".card")).to_have_count(1)
     expect(other.locator(".card")).to_contain_text("zombie")
     assert picture(other) == zombie
+
+
+def load(page, path) -> None:
+    """Give the page a domain file, as people do: by the button and the browser's dialogue."""
+    with page.expect_file_chooser() as chooser:
+        button(page, "Load a domain file").click()
+    chooser.value.set_files(path)
 
 
 def test_hints_come_while_typing(visit):
     page = visit()
     field(page, "Target").fill("zombie gorblax")
     expect(page.locator("#hint .hint").first).to_contain_text("never shown “gorblax”")
+    page.get_by_text(re.compile(r"It knows \d+ words")).click()
+    expect(page.locator("#hint .words")).to_contain_text("pencil, person, photo, sketch, zombie")
     field(page, "Target").fill("zombie")
     expect(page.locator("#hint")).not_to_contain_text("gorblax")
+
+
+def test_who_waits_sees_their_place_and_a_closed_page_makes_room(visit, tmp_path):
+    first, second = visit(), visit(WIDTHS["phone"])
+    first.get_by_text("Settings").first.click()
+    expect(field(first, "Steps")).to_be_visible()
+    first.wait_for_timeout(PAUSE)
+    field(first, "Steps").fill("2000")
+    field(first, "Target").press("Enter")
+    expect(first.locator(".run.running")).to_contain_text("/2000")
+    button(second, "Adapt").click()
+    place = second.locator("#chart .progress-text")
+    expect(place).to_contain_text(re.compile(r"queue: 1/1"))
+    place.scroll_into_view_if_needed()
+    assert place.evaluate(CLEAR), "it is clipped away, or covers other words"
+    shoot(second, "waiting", tmp_path)
+    first.close()
+    expect(second.locator(".run.running, .run.finished")).to_be_visible()
+    second.keyboard.press("Escape")
+    expect(second.locator(".card")).to_have_count(1)
+
+
+CLEAR = """node => { const box = node.getBoundingClientRect(), frame = node.parentElement;
+  const below = document.querySelector("#chart .run").getBoundingClientRect();
+  return frame.getBoundingClientRect().height >= box.height && box.bottom <= below.top }"""
+
+
+def test_an_example_leaves_the_limits_of_the_generator(visit):
+    page = visit()
+    page.get_by_text("face → zombie").click()
+    expect(field(page, "Source")).to_have_value("face")
+    page.get_by_text("Settings").first.click()
+    expect(page.get_by_label("range slider for Layers k")).to_have_attribute("max", "8")
 
 
 def test_a_link_restores_the_form(visit):
@@ -324,10 +386,19 @@ def test_what_is_wrong_stands_at_its_field(page):
     page.wrong[:] = [said for said in page.wrong if "status of 422" not in said]  # the refusals
 
 
-def test_a_file_that_is_no_domain_gets_a_sentence(visit, tmp_path):
-    page = visit()
-    (tmp_path / "page.safetensors").write_text("<html>404</html>")
-    page.locator("#load input, input[type=file]").first.set_input_files(
-        tmp_path / "page.safetensors"
-    )
-    expect(page.get_by_text("is not a domain file")).to_be_visible()
+def test_a_file_that_cannot_be_used_gets_a_sentence(visit, tmp_path):
+    page, path = visit(), tmp_path / "given.safetensors"
+    adapt(page, 2)
+    with page.expect_download() as download:
+        page.locator("a[download$='.safetensors']").click()
+    good = download.value.path().read_bytes()
+    Delta("0" * 64, {}, {}).save(path)
+    for contents, sentence in (
+        (b"<html>404</html>", "is not a domain file"),
+        (good[:-1] + bytes([good[-1] ^ 1]), "checksum"),
+        (path.read_bytes(), "was made from another generator"),
+    ):
+        path.write_bytes(contents)
+        load(page, path)
+        expect(page.get_by_text(sentence)).to_be_visible()
+        expect(page.locator(".card")).to_have_count(1)
