@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+from statistics import median
 from types import SimpleNamespace
 
 import pytest
@@ -104,8 +105,10 @@ def errors_of_gradients(generator) -> dict[str, float]:
 
 
 def test_gradients_are_as_near_to_float64_as_the_references():
-    """Twice the reference's own distance, which kinks of the leaky ReLU make as large as it is."""
-    errors = errors_of_gradients(tiny_generator(WIDER))
+    """Twice the reference's own distance. Kinks of the leaky ReLU make single distances jump, those
+    of bfloat16 from 0.1 to 4 by latents and processor, so all are medians over seven draws."""
+    draws = [errors_of_gradients(tiny_generator(WIDER)) for _ in range(7)]
+    errors = {name: median(draw[name] for draw in draws) for name in draws[0]}
     assert errors["fp32"] < 2 * errors["reference"] < 1e-2
     assert errors["fp32"] < errors["bf16"] < 0.6
 
