@@ -126,7 +126,7 @@ def test_the_specifications_that_come_along_compare_different_runs(name):
     for group in spec.groups:
         runs = [run.id for case in group.cases for run in case.runs]
         assert len(set(runs)) == len(runs), group.title
-        assert {run.seed for case in group.cases for run in case.runs} == {0, 1, 2}
+        assert {run.seed for case in group.cases for run in case.runs} >= {0, 1, 2}
 
 
 @pytest.mark.parametrize(
