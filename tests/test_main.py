@@ -1,10 +1,15 @@
 """The command line as its users call it, with tiny models."""
 
+import contextlib
 import copy
+import fcntl
 import json
+import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +267,21 @@ def test_ctrl_c_saves_what_there_is(models, tmp_path):
     assert process.returncode == 130
     assert first["step"] == 1 and json.loads(last)["steps_done"] < 1000
     assert Delta.load(out).metadata["steps_done"] == json.loads(last)["steps_done"]
+
+
+def test_a_terminal_shows_a_bar(models, tmp_path):
+    out, (screen, keyboard) = tmp_path / "d.safetensors", os.openpty()
+    fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # else it has no width
+    options = ["--target", "sketch", *FAST, "--out", str(out)]
+    command = [sys.executable, "-m", "nada", "adapt", *models, *options]
+    root, shown = Path(__file__).parent.parent, b""
+    with subprocess.Popen(command, cwd=root, stdout=keyboard, stderr=keyboard) as process:
+        os.close(keyboard)
+        with contextlib.suppress(OSError), open(screen, "rb", buffering=0) as terminal:
+            while some := terminal.read(4096):
+                shown += some
+    assert process.returncode == 0 and b"3/3" in shown and b"loss=" in shown
+    assert b"Saved " in shown and out.is_file()
 
 
 def test_file_names_come_from_prompts():
