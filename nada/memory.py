@@ -23,7 +23,7 @@ from nada.precision import uses_bf16
 
 LEAST_RESOLUTION = 256  # below it CLIP, which sees 224 pixels, would miss something
 PASSING = 6  # tensors of the largest layer at once on the way back: gradients and reordered copies
-SPARE = 1.2  # on the sum, for what the allocator cannot use
+SPARE = 1.4  # on the sum: freed memory is kept in pieces that do not fit what is asked for next
 
 
 @dataclass(frozen=True)

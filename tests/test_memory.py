@@ -78,8 +78,12 @@ def test_what_clip_keeps_is_measured_without_numbers(clip_a):
     assert all(p.device.type == "cpu" for p in clip_a.parameters())
 
 
+# as the page and the command line run: freed memory kept, which takes the most
 MEASURE = """
 import copy, json, sys
+from pathlib import Path
+from nada.allocator import keep_freed_memory
+keep_freed_memory()
 import torch
 from nada.adapt import AdaptConfig, adapt
 from nada.generator import Generator, GeneratorConfig
@@ -93,6 +97,7 @@ clip = make_clip("tiny", 16, 16, 1, 64, 8, 24, 49408, 64, 1, 1)
 loss = DirectionalLoss(clip, torch.ones(16))
 config = AdaptConfig(steps=2, **json.loads(sys.argv[1]))
 frozen.synthesis(frozen.mapping(torch.randn(1, 64)))  # libraries load what they need
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, from what is held now
 before = peak_bytes()
 list(adapt(frozen, copy.deepcopy(frozen), loss, config))
 after = peak_bytes()
@@ -106,9 +111,12 @@ print(json.dumps([after - before, estimate(frozen, [clip], config)]))
 )
 def test_a_process_takes_about_what_was_told(settings):
     command = [sys.executable, "-c", MEASURE, json.dumps(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "clear_refs" in done.stderr:
+        pytest.skip("this system cannot start counting the peak anew")
+    assert done.returncode == 0, done.stderr
     taken, told = json.loads(done.stdout)
-    assert 0.25 * told < taken < 1.05 * told  # how many copies convolutions make is the processor's
+    assert 0.4 * told < taken < 1.1 * told  # how many copies convolutions make is the processor's
 
 
 # Plans
