@@ -6,6 +6,7 @@ do. Tensors are read one at a time, so that loading needs little more memory tha
 """
 
 import hashlib
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from torch import Tensor
 from nada.catalogue import Place, locate
 from nada.files import (
     CHECKPOINTS,
+    LONGEST_NAME,
     CheckpointError,
     refuse_stand_ins,
     short,
+    told,
     write_safetensors,
     written_whole,
 )
@@ -55,6 +58,8 @@ TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # of safetensors
+LONGEST_HEADER = 4 << 20  # of safetensors, in bytes; that of a generator has 30 thousand
+WIDEST = 4096  # z and w; 512 is usual
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,7 @@ def _lazy_safetensors(path: Path) -> dict[str, LazyTensor]:
         with safe_open(path, "pt") as file:
             return file.get_tensor(key).clone()
 
+    _check_header(path)
     try:
         with safe_open(path, "pt") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}
@@ -187,6 +193,18 @@ def _lazy_safetensors(path: Path) -> dict[str, LazyTensor]:
             f"{path.name} is not a readable safetensors file ({short(error)}); "
             "it may be cut off: copy or download it again."
         ) from error
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header that would take the library a gigabyte and half a minute to read."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+    if LONGEST_HEADER < length <= path.stat().st_size:
+        raise CheckpointError(
+            f"{path.name} is not a readable safetensors file of a generator (its header has "
+            f"{length} bytes, and at most {LONGEST_HEADER} were expected): get another file."
+        )
 
 
 def save_generator(
@@ -243,6 +261,11 @@ def _build(state: Mapping[str, LazyTensor], size: int) -> Generator:
     """A generator of `state`, which comes from a file of `size` bytes."""
     _check_kinds(state, size)
     config = GeneratorConfig.from_state_dict(state)
+    if max(config.z_dim, config.w_dim) > WIDEST:
+        raise ValueError(
+            f"Not a StyleGAN2 generator: z and w have {config.z_dim} and {config.w_dim} numbers; "
+            f"at most {WIDEST} were expected, 512 are usual."
+        )
     with torch.device("meta"):
         generator = Generator(config)
     expected = generator.state_dict()
@@ -259,6 +282,11 @@ def _build(state: Mapping[str, LazyTensor], size: int) -> Generator:
 
 def _check_kinds(state: Mapping[str, object], size: int) -> None:
     for key, value in state.items():
+        if not isinstance(key, str) or len(key) > LONGEST_NAME:
+            raise ValueError(
+                f"It holds a tensor called {told(key)}; names of at most {LONGEST_NAME} letters "
+                "were expected: give the generator's state dict, alone or as 'g_ema'."
+            )
         if not isinstance(value, LazyTensor):
             raise ValueError(
                 f"The entry {key!r} is of type {type(value).__name__} and not a tensor; "
@@ -270,7 +298,7 @@ def _check_kinds(state: Mapping[str, object], size: int) -> None:
                 "floating-point numbers were expected."
             )
     if not any(str(key).startswith(("style.", "conv1.", "convs.")) for key in state):
-        names = ", ".join(repr(key) for key in list(state)[:3])
+        names = ", ".join(repr(key) for key in list(state)[:3]) or "none"
         raise ValueError(
             f"Not a StyleGAN2 generator: it holds {len(state)} tensors, such as {names}; "
             "the names style, input, conv1, to_rgb1, convs, to_rgbs, noises were expected."

@@ -11,6 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+LONGEST_NAME = 200  # of a tensor, in characters: the commonest have some 30
 
 
 class CheckpointError(ValueError):
@@ -63,6 +64,21 @@ def refuse_stand_ins(path: Path) -> None:
         raise CheckpointError(
             f"{path.name} is only a Git LFS pointer; fetch the file itself with `git lfs pull`."
         )
+
+
+def told(value: object) -> str:
+    """A value out of a file for a message: short whatever it is, and never nested, since the text
+    of a tuple that holds others twice has no end."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:59] + "…")
+    if value is None or isinstance(value, float) or is_small_int(value):
+        return str(value)
+    return f"<{type(value).__name__}>"
+
+
+def is_small_int(value: object) -> bool:
+    """Whether it is an integer of 64 bits; much longer ones cannot even be printed."""
+    return isinstance(value, int) and -(2**63) <= value < 2**63
 
 
 def short(error: BaseException) -> str:

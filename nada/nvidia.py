@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from nada.files import CheckpointError
+from nada.files import CheckpointError, is_small_int, told
 from nada.generator import MAPPING_LR, blur_kernel
 from nada.parts import LazyTensor
 from nada.pickles import Foreign
@@ -91,8 +91,9 @@ def _dict(state: dict, key: str) -> dict:
 def _refuse_others(modules: dict[str, dict], tensors: dict) -> None:
     classes = next((s["c_dim"] for s in modules.values() if s.get("c_dim")), 0)
     if classes or any(key.startswith("mapping.embed.") for key in tensors):
+        number = classes if classes and is_small_int(classes) else "several"
         raise CheckpointError(
-            f"This generator is conditional ({classes or 'several'} classes): it draws what a "
+            f"This generator is conditional ({number} classes): it draws what a "
             "label says, and only generators without labels can be used here."
         )
     if any(re.match(r"synthesis\.(input|L\d+_)", key) for key in tensors):
@@ -104,11 +105,13 @@ def _refuse_others(modules: dict[str, dict], tensors: dict) -> None:
         gain, activation = state.get("bias_gain", MAPPING_LR), state.get("activation", "lrelu")
         if re.fullmatch(r"mapping\.fc\d+", name) and gain != MAPPING_LR:
             raise CheckpointError(
-                f"{name!r} has the learning-rate multiplier {gain}; {MAPPING_LR} was expected."
+                f"{name!r} has the learning-rate multiplier {told(gain)}; {MAPPING_LR} was "
+                "expected: it cannot be used here."
             )
         if activation not in ("lrelu", "linear"):
             raise CheckpointError(
-                f"{name!r} has the activation {activation!r}; 'lrelu' was expected."
+                f"{name!r} has the activation {told(activation)}; 'lrelu' was expected: it cannot "
+                "be used here."
             )
 
 

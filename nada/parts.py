@@ -9,7 +9,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from nada.files import CheckpointError
+from nada.files import CheckpointError, is_small_int, told
 
 
 class PickleError(CheckpointError):
@@ -32,9 +32,21 @@ class LazyTensor:
 
 @dataclass
 class Budget:
-    """How many more bytes may be read as instructions, in the whole file."""
+    """How many more bytes may be read as instructions or copied by them, in the whole file."""
 
     left: int
+
+    def check(self, size: int) -> None:
+        """Raise a PickleError if fewer than `size` are left."""
+        if size > self.left:
+            raise PickleError(
+                "holds more instructions than any model file needs: it is no model, or damaged."
+            )
+
+    def spend(self, size: int) -> None:
+        """Take `size` of them, or raise a PickleError."""
+        self.check(size)
+        self.left -= size
 
 
 class Part(io.RawIOBase):
@@ -99,8 +111,7 @@ class Part(io.RawIOBase):
         start = self.position - self.window_start
         if start >= 0 and start + size <= len(self.window):
             return start
-        if size > self.budget.left:
-            raise PickleError("holds more instructions than any model file needs.")
+        self.budget.check(size)
         self.file.seek(self.start + self.position)
         self.window = self.file.read(min(max(size, 4096), self.length - self.position))
         self.window_start = self.position
@@ -108,7 +119,7 @@ class Part(io.RawIOBase):
 
     def _spend(self, data: bytes) -> bytes:
         self.position += len(data)
-        self.budget.left -= len(data)
+        self.budget.spend(len(data))
         return data
 
 
@@ -125,7 +136,8 @@ def lazy_tensor(storage: Storage, offset, size, stride, *_) -> LazyTensor:
     """`torch._utils._rebuild_tensor_v2`, without the tensor."""
     numbers = [offset, *size, *stride]
     if len(size) != len(stride) or len(size) > 8 or not all(map(_is_index, numbers)):
-        raise PickleError(f"describes a tensor by impossible numbers, {numbers[:9]}.")
+        listed = ", ".join(map(told, numbers[:9]))
+        raise PickleError(f"describes a tensor by impossible numbers, {listed}.")
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else offset
     if count > storage.length or last > storage.length or (count and last == storage.length):
@@ -139,4 +151,4 @@ def lazy_tensor(storage: Storage, offset, size, stride, *_) -> LazyTensor:
 
 
 def _is_index(number: object) -> bool:
-    return isinstance(number, int) and 0 <= number < 2**63
+    return is_small_int(number) and number >= 0

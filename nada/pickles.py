@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 
-from nada.files import short
+from nada.files import LONGEST_NAME, is_small_int, short, told
 from nada.parts import Budget, Part, PickleError, Storage, lazy_tensor
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # what an older PyTorch file starts with
-INSTRUCTIONS = 2 << 20  # most bytes of a file that are not tensors; a generator has 0.4 million
+INSTRUCTIONS = 3 << 20  # most bytes read or copied that are not tensors; NVIDIA's take 1.8 million
 
 
 @dataclass
@@ -118,7 +118,7 @@ def _read_sequence(part: Part) -> object:
     contents = Reader(part, storage).load()
     keys = Reader(part).load()
     position = part.tell()
-    for key in keys:
+    for key in map(_key, keys):
         starts[key] = position + 8  # the length stands before the numbers
         position += 8 + sizes[key]
     if position > part.length:
@@ -129,7 +129,7 @@ def _read_sequence(part: Part) -> object:
 def _fitting(length: int, dtype: torch.dtype, size: int) -> int:
     """`length`, if so many numbers fit in `size` bytes."""
     if not isinstance(length, int) or not 0 <= length * dtype.itemsize <= size:
-        raise PickleError(f"claims a tensor of {length} numbers, and {size} bytes are there.")
+        raise PickleError(f"claims a tensor of {told(length)} numbers, and {size} bytes are there.")
     return length
 
 
@@ -145,25 +145,20 @@ class Known:
 
 def _key(key: object) -> object:
     # the hash of nested tuples that share their parts takes for ever
-    if not isinstance(key, str | int | float | bytes | None):
-        raise PickleError(f"uses a {type(key).__name__} as a name, which no model file does.")
-    return key
+    if isinstance(key, str | bytes) and len(key) <= LONGEST_NAME:
+        return key
+    if key is None or isinstance(key, float) or is_small_int(key):
+        return key
+    raise PickleError(f"uses {told(key)} as a name, which no model file does.")
 
 
 def _pairs(items=()) -> dict:
     return {_key(key): value for key, value in (items.items() if type(items) is dict else items)}
 
 
-def _from_bytes(data: Part | bytes, *_) -> object:
-    """`torch.storage._load_from_bytes`: an archive within the file."""
-    if isinstance(data, bytes):
-        data = Part(io.BytesIO(data), 0, len(data), Budget(len(data) + 4096))
-    return _read_part(data)
-
-
 def _persistent(meta: dict) -> Foreign:
     """NVIDIA's `_reconstruct_persistent_obj`: the class's source code is not even looked at."""
-    return Foreign(str(meta.get("class_name")), meta.get("state"))
+    return Foreign(told(meta.get("class_name")), meta.get("state"))
 
 
 def _foreign(name: str) -> Known:
@@ -193,7 +188,6 @@ KNOWN = {
     "torch._utils._rebuild_tensor_v2": Known(lazy_tensor),
     "torch._utils._rebuild_tensor": Known(lazy_tensor),
     "torch._utils._rebuild_parameter": Known(lambda tensor, *_: tensor),
-    "torch.storage._load_from_bytes": Known(_from_bytes),
     "torch.jit._pickle.restore_type_tag": Known(lambda value, *_: value),
     "torch_utils.persistence._reconstruct_persistent_obj": Known(_persistent),
     **{
@@ -248,6 +242,8 @@ class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made t
                 "is one of NVIDIA's TensorFlow pickles: a PyTorch one with 'G_ema' was expected; "
                 "legacy.py of stylegan2-ada-pytorch turns the one into the other."
             )
+        if known == "torch.storage._load_from_bytes":
+            return Known(self._from_bytes)
         if known not in KNOWN:
             raise PickleError(
                 f"asks for {known[:80]!r}, which only a program needs: nothing of it was run. "
@@ -263,6 +259,11 @@ class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made t
 
     def load_reduce(self) -> None:
         args = self.stack.pop()
+        if type(args) is not tuple:
+            raise PickleError("calls something without a tuple of arguments.")
+        # a call may copy its arguments, and a pickle can name the same ones again and again
+        copied = [arg for arg in args if isinstance(arg, str | bytes | tuple | list | dict)]
+        self.part.budget.spend(len(args) + sum(map(len, copied)))
         self.stack[-1] = self._known(self.stack[-1])(*args)
 
     def load_build(self) -> None:
@@ -309,6 +310,12 @@ class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made t
         start = self.part.tell()
         self.append(self.part.part(start, length))
         self.part.seek(start + length)
+
+    def _from_bytes(self, data: Part | bytes, *_) -> object:
+        """`torch.storage._load_from_bytes`: an archive within the file, at the file's expense."""
+        if isinstance(data, bytes):
+            data = Part(io.BytesIO(data), 0, len(data), self.part.budget)
+        return _read_part(data)
 
     def _into(self) -> dict:
         if type(self.stack[-1]) is not dict:

@@ -254,6 +254,43 @@ WRONG = {
         {**broken(lambda s: None), "latent_avg": 0.5},
         "'latent_avg' is <class 'float'>; one vector of 16",
     ),
+    "a number as a name": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s.update({5: torch.ones(1)})),
+        "holds a tensor called 5; names of at most 200 letters were expected",
+    ),
+    "a long name": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s.update({"convs." * 50_000: torch.ones(1)})),
+        "uses 'convs.convs.*…' as a name, which no model file does",
+    ),
+    "a layer of a long number": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s.update({f"style.{'9' * 5000}.weight": torch.ones(1)})),
+        "uses 'style.999",
+    ),
+    "nothing": ("g.pt", write_torch, {"g_ema": {}}, "it holds 0 tensors, such as none"),
+    "a mean over a wide z": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s.update({"style.1.weight": torch.ones(16, 1 << 20)})),
+        "z and w have 1048576 and 16 numbers; at most 4096 were expected",
+    ),
+    "safetensors of a long name": (
+        "g.safetensors",
+        write_safetensors,
+        ({"conv1." + "x" * 999: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, 8),
+        "holds a tensor called 'conv1.xxx",
+    ),
+    "safetensors of a long header": (
+        "g.safetensors",
+        write_safetensors,
+        ({"__metadata__": {"x": "y" * (5 << 20)}}, 0),
+        "its header has 5242907 bytes, and at most 4194304 were expected",
+    ),
     "safetensors of another model": (
         "g.safetensors",
         write_safetensors,
@@ -301,6 +338,7 @@ def test_a_wrong_file_gets_a_sentence(tmp_path, capfd, name, write, contents, co
         load_generator(tmp_path / name)
     message = str(caught.value)
     assert name in message and "\n" not in message and message.endswith(".")
+    assert len(message) < 500
     assert "code in a pickle ran" not in capfd.readouterr().out
 
 
