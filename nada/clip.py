@@ -7,6 +7,7 @@ The package is imported on first use, so that `import nada` stays cheap and down
 """
 
 import functools
+import os
 import string
 import unicodedata
 import warnings
@@ -15,17 +16,25 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from nada.downloads import download
-from nada.files import CHECKPOINTS, file_digest, write_safetensors
+from nada.files import (
+    CHECKPOINTS,
+    check_finite,
+    check_header,
+    file_digest,
+    short,
+    write_safetensors,
+)
 from nada.hub import Report
 from nada.parts import LazyTensor
 from nada.pickles import Foreign, reading_pickle
 
 VOCABULARY = 49408
 START, END = VOCABULARY - 2, VOCABULARY - 1  # the marker tokens around every prompt
+LARGEST = 4096  # width and context length of the text tower; OpenAI's have 1024 and 77 at most
 MAX_CHARACTERS = 1000  # 77 tokens hold fewer; a longer "word" would keep the tokenizer busy
 
 SCALARS = {"input_resolution", "context_length", "vocab_size"}  # in OpenAI's files; shapes tell
@@ -181,7 +190,7 @@ def load_clip(name_or_path: str | Path, device="cpu", progress: Report | None = 
     """
     name = str(name_or_path).strip()
     path = bundled_path(name) if name in BUNDLED else Path(name)
-    shown = path.name if path.is_file() and name not in BUNDLED else name  # no folders of ours
+    shown = path.name if os.path.isfile(path) and name not in BUNDLED else name  # without folders
     if path.suffix == ".safetensors":
         clip = _load_safetensors(path, shown)
     else:
@@ -190,9 +199,12 @@ def load_clip(name_or_path: str | Path, device="cpu", progress: Report | None = 
 
 
 def load_clips(spec: str, device="cpu", progress: Report | None = None) -> list[CLIP]:
-    """The models of an ensemble, "ViT-B/32+ViT-B/16"; "demo" stands for all bundled ones."""
-    names = []
-    for name in (part.strip() for part in str(spec).split("+")):
+    """The models of an ensemble, "ViT-B/32+ViT-B/16"; "demo" stands for all bundled ones.
+
+    A file may have a "+" in its name, but only where it is the one model.
+    """
+    names, spec = [], str(spec).strip()
+    for name in [spec] if os.path.isfile(spec) else map(str.strip, spec.split("+")):
         here = [bundled for bundled in BUNDLED if bundled_path(bundled).is_file()]
         names += here if name == "demo" and here else [name]
     return [load_clip(name, device, progress) for name in dict.fromkeys(names)]
@@ -216,46 +228,90 @@ def bundled_path(name: str) -> Path:
 
 
 def build(state: dict[str, Tensor]) -> nn.Module:
-    """`clip.model.CLIP` in float32 for a state dict in OpenAI's names; shapes tell all the rest."""
-    model = openai_clip().model.build_model(dict(state)).float()
-    model.load_state_dict(state)  # build_model rounds weights to half: put the full ones back
+    """`clip.model.CLIP` in float32 for a state dict in OpenAI's names; shapes tell all the rest.
+
+    ValueError or another for what is no such state dict. The model is made without memory, so
+    that names and shapes are compared before anything is allocated for them.
+    """
+    _check(state)
+    state = _expand_tokens(state)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # nothing is copied into what has no memory
+        model = openai_clip().model.build_model(state.copy()).float()
+    kinds = model.state_dict()
+    state = {key: value.to(kinds[key].dtype) for key, value in state.items()}
+    model.load_state_dict(state, assign=True)
+    for block in model.transformer.resblocks:
+        block.attn_mask = model.build_attention_mask()
     return model
 
 
+def _check(state: dict[str, Tensor]) -> None:
+    """Refuse numbers that are none, and a text tower so large that its tables would fill memory."""
+    for key, value in state.items():
+        check_finite(key, value)
+    length, width = state["positional_embedding"].shape
+    if max(length, width) > LARGEST:
+        raise ValueError(
+            f"it reads prompts of {length} tokens, {width} numbers each; at most {LARGEST} of "
+            "either were expected"
+        )
+
+
+def _expand_tokens(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give the token embedding its [49408, W] back; rows that were not stored get the mean row."""
+    if "token_embedding.ids" not in state:
+        return state
+    state = state.copy()
+    ids, rows = state.pop("token_embedding.ids"), state["token_embedding.weight"]
+    _check_tokens(ids, rows, state["positional_embedding"].shape[1])
+    full = rows.mean(dim=0).repeat(VOCABULARY, 1)
+    return {**state, "token_embedding.weight": full.index_copy_(0, ids.long(), rows)}
+
+
+def _check_tokens(ids: Tensor, rows: Tensor, width: int) -> None:
+    if ids.is_floating_point() or ids.ndim != 1 or not 0 < len(ids) == len(ids.unique()):
+        raise ValueError("'token_embedding.ids' should hold integers, each once")
+    if rows.shape != (len(ids), width):
+        raise ValueError(
+            f"'token_embedding.weight' is {list(rows.shape)} instead of {[len(ids), width]}"
+        )
+    if not 0 <= ids.min() <= ids.max() < VOCABULARY:
+        raise ValueError(
+            f"'token_embedding.ids' holds {ids.min()} to {ids.max()}, and ids from 0 to "
+            f"{VOCABULARY - 1} were expected"
+        )
+
+
 def _load_safetensors(path: Path, name: str) -> CLIP:
-    if not path.is_file():
-        raise ValueError(f"There is no CLIP file {path}: check the name or the path.")
+    if not os.path.isfile(path):
+        raise ValueError(f"There is no CLIP file {abbreviate(str(path))}: check the name or path.")
+    check_header(path)
     try:
         with safe_open(path, "pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}
+            state = {key: _copied(file.get_tensor(key)) for key in file.keys()}
             words = (file.metadata() or {}).get("words")
-        model = build(_expand_tokens(state))
-    except (SafetensorError, OSError, KeyError, RuntimeError, AssertionError, ValueError) as error:
+        model = build(state)
+    except Exception as error:  # a foreign file can be wrong in any way
         raise ValueError(
-            f"{path.name} is not a CLIP model in OpenAI's tensor names ({_reason(error)}): "
+            f"{path.name} is not a sound CLIP model in OpenAI's tensor names ({_reason(error)}): "
             "get the file again or choose another."
         ) from error
     return CLIP(model, name, None if words is None else frozenset(words.split()))
 
 
-def _expand_tokens(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give the token embedding its [49408, W] back; rows that were not stored get the mean row."""
-    state = {
-        key: value.float() if value.is_floating_point() else value for key, value in state.items()
-    }
-    ids = state.pop("token_embedding.ids", None)
-    if ids is not None:
-        rows = state["token_embedding.weight"]
-        full = rows.mean(dim=0).repeat(VOCABULARY, 1)
-        state["token_embedding.weight"] = full.index_copy_(0, ids.long(), rows)
-    return state
+def _copied(tensor: Tensor) -> Tensor:
+    """The tensor out of its file, in float32 if it is of real numbers."""
+    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 def _load_openai(name: str, progress: Report | None) -> nn.Module:
     models = openai_clip().clip._MODELS
-    if name not in models and not Path(name).is_file():
+    if name not in models and not os.path.isfile(name):
         known = ", ".join([*BUNDLED, *models])
-        raise ValueError(f"There is no CLIP model “{name}”: use a file or one of {known}.")
+        raise ValueError(
+            f"There is no CLIP model {abbreviate(name)}: use a file or one of {known}."
+        )
     path = _downloaded(name, models[name], progress) if name in models else Path(name)
     try:
         return build(_read_torch(path))
@@ -277,12 +333,15 @@ def _downloaded(name: str, url: str, progress: Report | None) -> Path:
 def _read_torch(path: Path) -> dict[str, Tensor]:
     """The state dict in OpenAI's .pt, a TorchScript archive, or in a plain one."""
     with reading_pickle(path) as contents:
-        lazy = dict(_tensors(contents, ""))
-        return {
-            key: value.read().float()
-            for key, value in lazy.items()
+        lazy = {
+            key: value
+            for key, value in _tensors(contents, "")
             if key not in SCALARS and not key.endswith("attn_mask")  # the one that is no weight
         }
+        claimed, there = sum(value.nbytes for value in lazy.values()), path.stat().st_size
+        if claimed > there:
+            raise ValueError(f"its tensors claim {claimed} bytes, and the whole file has {there}")
+        return {key: _copied(value.read()) for key, value in lazy.items()}
 
 
 def _tensors(contents: object, name: str) -> Iterator[tuple[str, LazyTensor]]:
@@ -298,7 +357,11 @@ def _tensors(contents: object, name: str) -> Iterator[tuple[str, LazyTensor]]:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """What an error says, in a few words; PyTorch's own begin with a line that says nothing."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    lines = str(error).splitlines()
+    return short(ValueError(lines[1])) if lines[1:] and lines[0].endswith(":") else short(error)
 
 
 # OpenAI's package

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from torch import Tensor
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 LONGEST_NAME = 200  # of a tensor, in characters: the commonest have some 30
+LONGEST_HEADER = 4 << 20  # of safetensors, in bytes; that of a generator has 30 thousand
 
 
 class CheckpointError(ValueError):
@@ -64,6 +66,29 @@ def refuse_stand_ins(path: Path) -> None:
         raise CheckpointError(
             f"{path.name} is only a Git LFS pointer; fetch the file itself with `git lfs pull`."
         )
+
+
+def check_header(path: Path) -> None:
+    """Refuse a header that would take safetensors a gigabyte and half a minute to read.
+
+    Raises:
+        CheckpointError: it is longer than LONGEST_HEADER.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+    length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+    if LONGEST_HEADER < length <= path.stat().st_size:
+        raise CheckpointError(
+            f"{path.name} is not a readable safetensors file of a model (its header has "
+            f"{length} bytes, and at most {LONGEST_HEADER} were expected): get another file."
+        )
+
+
+def check_finite(key: str, tensor: Tensor) -> None:
+    """Raise a ValueError if the tensor called `key` holds nan or infinity."""
+    # a sum is ten times as fast to take, and no finite one hides nan or infinity
+    if not tensor.sum().isfinite() and not tensor.isfinite().all():
+        raise ValueError(f"{key!r} holds nan or infinity: the file is damaged or diverged.")
 
 
 def told(value: object) -> str:

@@ -1,8 +1,12 @@
 """CLIP against OpenAI's own text tower and the reference features, and prompts of every kind."""
 
 import copy
+import json
+import resource
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -186,8 +190,111 @@ def test_unknown_names_and_broken_files_get_a_sentence(tmp_path, clip_tiny):
     partial = clip_tiny.model.state_dict()
     partial.pop("ln_final.bias")
     save_file(partial, tmp_path / "part.safetensors")
-    with pytest.raises(ValueError, match=r"part\.safetensors is not a CLIP model"):
+    with pytest.raises(ValueError, match=r"part\.safetensors is .*Missing key.*ln_final\.bias"):
         load_clip(tmp_path / "part.safetensors")
+    with pytest.raises(ValueError, match=r"no CLIP model “xxx.*…”: use a file") as error:
+        load_clip("x" * 400)
+    assert len(str(error.value)) < 300
+
+
+def compact(clip, change) -> dict:
+    """The tensors of a compact file, with a change to them."""
+    state = {key: value.clone() for key, value in clip.model.state_dict().items()}
+    state["token_embedding.ids"] = torch.tensor([320, 49406, 49407], dtype=torch.int32)
+    state["token_embedding.weight"] = state["token_embedding.weight"][:3].clone()
+    change(state)
+    return state
+
+
+def wide(state):
+    """What would have 49408 rows of two million numbers, and a text tower that wants them."""
+    state["ln_final.weight"] = torch.ones(2_000_000)
+    state["positional_embedding"] = torch.ones(1, 2_000_000)
+    state["token_embedding.weight"] = torch.ones(3, 2_000_000)
+
+
+DAMAGED = {
+    "nan": (lambda s: s["ln_final.bias"].fill_(torch.nan), "'ln_final.bias' holds nan or inf"),
+    "infinity": (lambda s: s["visual.proj"][0].fill_(torch.inf), "'visual.proj' holds nan or inf"),
+    "ids too high": (lambda s: s["token_embedding.ids"][2].fill_(49408), "holds 320 to 49408"),
+    "ids below zero": (lambda s: s["token_embedding.ids"][0].fill_(-1), "holds -1 to 49407"),
+    "ids that are no integers": (
+        lambda s: s.update({"token_embedding.ids": torch.tensor([320.5, 1, 2])}),
+        "ids' should hold integers",
+    ),
+    "ids that come twice": (lambda s: s["token_embedding.ids"].fill_(7), "each once"),
+    "no ids": (
+        lambda s: s.update({"token_embedding.ids": torch.arange(0)}),
+        "should hold integers, each once",
+    ),
+    "an id too many": (
+        lambda s: s.update({"token_embedding.ids": torch.arange(4)}),
+        r"'token_embedding.weight' is \[3, 64\] instead of \[4, 64\]",
+    ),
+    "one wide row": (
+        lambda s: s.update({"token_embedding.weight": torch.ones(3, 2_000_000)}),
+        r"is \[3, 2000000\] instead of \[3, 64\]",
+    ),
+    "all wide": (wide, "prompts of 1 tokens, 2000000 numbers each; at most 4096"),
+    "a wide picture tower": (
+        lambda s: s.update({"visual.conv1.weight": torch.ones(2_000_000, 1, 1, 1)}),
+        "size mismatch for visual",
+    ),
+    "half of the names": (lambda s: s.pop("positional_embedding"), "embedding' is missing"),
+    "no patches": (lambda s: s.update({"visual.conv1.weight": torch.ones(64, 3, 0, 0)}), "zero"),
+}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize("change, complaint", DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_weights_get_a_sentence_and_take_no_memory(
+    tmp_path, clip_tiny, suffix, change, complaint
+):
+    path = tmp_path / f"clip.{suffix}"
+    state = compact(clip_tiny, change)
+    save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 30), hard))
+    try:
+        with pytest.raises(ValueError, match=complaint) as error:
+            load_clip(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    message = str(error.value)
+    assert message.endswith(".") and "\n" not in message and len(message) < 300
+
+
+def test_tensors_that_share_their_numbers_are_not_read_into_more_than_the_file(tmp_path):
+    row = torch.zeros(1 << 16)
+    torch.save({f"visual.{i}": row for i in range(100)}, tmp_path / "clip.pt")
+    with pytest.raises(ValueError, match=r"its tensors claim 26214400 bytes, and the whole file"):
+        load_clip(tmp_path / "clip.pt")
+
+
+def test_a_header_without_end_is_not_read(tmp_path):
+    header = json.dumps({"__metadata__": {"words": "y" * (5 << 20)}}).encode()
+    (tmp_path / "c.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ValueError, match=r"^c\.safetensors is .* at most 4194304 were expected"):
+        load_clip(tmp_path / "c.safetensors")
+
+
+def test_what_is_loaded_does_not_hang_on_its_file(tmp_path, clip_tiny):
+    path = tmp_path / "clip.safetensors"
+    save_file(clip_tiny.model.state_dict(), path)
+    loaded = load_clip(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(loaded.model.visual.proj, clip_tiny.model.visual.proj)
+    tokens = openai_clip().tokenize(PROMPTS)[:, :24]  # OpenAI's own tower, with a mask of its own
+    expected = clip_tiny.model.encode_text(tokens)
+    assert torch.equal(loaded.model.encode_text(tokens), expected)
+
+
+def test_a_file_may_have_a_plus_in_its_name(tmp_path, clip_tiny):
+    save_file(clip_tiny.model.state_dict(), tmp_path / "a+b.safetensors")
+    assert [clip.name for clip in load_clips(f" {tmp_path}/a+b.safetensors ")] == [
+        "a+b.safetensors"
+    ]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
