@@ -42,7 +42,7 @@ from nada.generator import Generator
 from nada.guidance import TEMPLATES
 from nada.layers import SELECTORS
 from nada.library import describe
-from nada.memory import changes, fit
+from nada.memory import fit_preset
 from nada.morph import frames, visits, write_mp4
 from nada.preflight import direction_hint, unknown_words
 from nada.report import add_report
@@ -163,15 +163,12 @@ def run_adapt(args: argparse.Namespace) -> int:
         raise ValueError(f"{out} is a folder; give --out the name of a file.")
     device = pick_device(args.device)
     frozen, clips = load_generator(args.generator, device), load_clips(args.clip, device)
-    views = preset.guidance.get("views", 0)
-    plan = fit(frozen, clips, preset.config, views)
-    for note in filter(None, [changes(preset.config, plan, frozen)]):
-        print(note, file=sys.stderr)
-    preset = replace(preset, config=plan)
+    preset, plan = fit_preset(frozen, clips, preset)
     loss, select = prepare(clips, preset.source, args.target, preset)
     prompts, templates = (preset.source, args.target), preset.guidance.get("templates", TEMPLATES)
-    for note in (unknown_words(clips[0], prompts), direction_hint(clips, *prompts, templates)):
-        print(note, end="\n" if note else "", file=sys.stderr)
+    words, direction = unknown_words(clips[0], prompts), direction_hint(clips, *prompts, templates)
+    for note in filter(None, (plan, words, direction)):
+        print(note, file=sys.stderr)
 
     start = blend(frozen, [(Delta.load(args.start), 1.0)]) if args.start else frozen
     trainable = copy.deepcopy(start)

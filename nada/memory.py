@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import op
-from nada.adapt import AdaptConfig
+from nada.adapt import AdaptConfig, Preset
 from nada.clip import CLIP
 from nada.generator import Generator, GeneratorConfig
 from nada.layers import candidates
@@ -197,6 +197,18 @@ def fit(
         f"Training needs {_gb(min(needs))} of memory at the least and {_gb(free)} are free: "
         "close other programs, or choose a smaller generator or CLIP."
     )
+
+
+def fit_preset(
+    generator: Generator, clips: Sequence[CLIP], preset: Preset, free: int | None = None
+) -> tuple[Preset, str]:
+    """`fit` for all that is known of a run, and what it changes in a sentence, "" for nothing.
+
+    Raises:
+        TooLittleMemory: no plan fits.
+    """
+    plan = fit(generator, clips, preset.config, preset.guidance.get("views", 0), free)
+    return replace(preset, config=plan), changes(preset.config, plan, generator)
 
 
 def changes(asked: AdaptConfig, plan: AdaptConfig, generator: Generator) -> str:

@@ -12,6 +12,7 @@ from nada.adapt import DivergedError, Preset
 from nada.clip import CLIP, PromptError
 from nada.delta import Delta, DeltaError
 from nada.layers import SELECTORS, candidates
+from nada.memory import TooLittleMemory
 from nada.runs import Job, Models
 from nada.sample import parse_seeds
 
@@ -31,7 +32,8 @@ class BadInput(ValueError):
         self.field = field
 
 
-SPOKEN = (BadInput, PromptError, DeltaError, DivergedError)  # errors that are sentences
+# errors that are sentences
+SPOKEN = (BadInput, PromptError, DeltaError, DivergedError, TooLittleMemory)
 
 
 def shorten(value) -> str:

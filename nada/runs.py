@@ -28,11 +28,12 @@ from nada.clip import CLIP
 from nada.delta import Delta, blend, diff
 from nada.generator import Generator
 from nada.guidance import prompt_features
+from nada.memory import fit_preset
 from nada.metrics import diversity, quality
 from nada.sample import sample
 
 MAX_SECONDS = 30 * 60  # of one run
-MAX_SNAPSHOTS = 8  # the last ones are kept
+MAX_SNAPSHOTS = 8  # kept of one run, however long it is
 SNAPSHOT_BYTES = 256 * 2**20  # on disk, for one run
 MEASURED_SEEDS = range(1000, 1016)  # far from the seeds that a page shows
 
@@ -67,6 +68,7 @@ class News:
     """Something that `train` has to tell; what is None has not changed.
 
     before, after: pictures [N, 3, H, W] of the preview seeds by the base and the trained generator.
+    plan: how the run fits into memory, a sentence where that changes what was asked.
     progress: of the latest step. snapshot: the domain as it is after that step. end: "finished",
     "stopped" or "failed"; error: why it failed. All tensors are on the CPU.
     """
@@ -77,6 +79,7 @@ class News:
     snapshot: Delta | None = None
     end: str | None = None
     error: Exception | None = None
+    plan: str | None = None
 
 
 class StopFile:
@@ -101,17 +104,18 @@ def train(
     turn: held during each step, since a device does one at a time; never across a yield.
 
     Raises:
-        PromptError, DeltaError: the job cannot be done; nothing was trained.
+        PromptError, DeltaError, TooLittleMemory: the job cannot be done; nothing was trained.
     """
-    turn, born, config = turn or nullcontext(), time.monotonic(), job.preset.config
-    base = models.generator
+    turn, born, base = turn or nullcontext(), time.monotonic(), models.generator
     with turn:
+        preset, plan = fit_preset(base, models.clips, job.preset)  # of the device that does it
+        job, config = replace(job, preset=preset), preset.config
         before = _preview(base, job)
         start = base if job.start is None else blend(base, [(Delta.load(job.start), 1.0)])
         loss, select = prepare(models.clips, job.preset.source, job.target, job.preset)
         trainable = copy.deepcopy(start)
-    yield News(before=before, after=before if start is base else _preview(trainable, job))
-    every, progress, end, error = max(1, config.steps // MAX_SNAPSHOTS), None, "finished", None
+    yield News(before, before if start is base else _preview(trainable, job), plan=plan)
+    progress, end, error = None, "finished", None
     steps = adapt(start, trainable, loss, config, select)
     try:
         while True:
@@ -120,7 +124,7 @@ def train(
                 break
             with turn:
                 told = next(steps, None)
-                due = told and told.step % every == 0 and told.step < config.steps
+                due = told and is_due(told.step) and told.step < config.steps
                 kept = _delta(base, trainable, models, job, told) if due else None
             if told is None:
                 break
@@ -135,6 +139,21 @@ def train(
         after = _preview(trainable, job)
         kept = _delta(base, trainable, models, job, progress, True) if progress else None
     yield News(None, after, progress and replace(progress, preview=None), kept, end, error)
+
+
+def is_due(step: int) -> bool:
+    """Whether a snapshot is taken after a step: after each up to MAX_SNAPSHOTS, then half as often
+    each time the run has become twice as long, since nobody knows when it will be stopped."""
+    apart = 1
+    while step > MAX_SNAPSHOTS * apart:
+        apart *= 2
+    return step % apart == 0
+
+
+def surplus(steps: list[int]) -> int:
+    """Which snapshot goes where there are too many: the one that a wider spacing would not have,
+    which leaves the rest spread over the run; never the last."""
+    return min(steps[:-1], key=lambda step: step & -step)  # the power of two in it
 
 
 def _preview(generator: Generator, job: Job) -> Tensor:
@@ -173,9 +192,10 @@ class Run:
     Set `stop` to end it after the step it is in; `finished` is set when nothing more will change.
     All else is for reading: state is "starting", "running", "finished", "stopped" or "failed";
     progress and losses (one per step) are the latest; before and after are pictures [N, 3, H, W]
-    of the preview seeds, None at first; snapshots are domain files by step, the last ones of them;
-    domain is the file of changed weights, there once `finished` is set if a step was done; error
-    says why the run failed. The files live as long as the run does.
+    of the preview seeds, None at first; snapshots are domain files by step, spread over the run;
+    plan is a sentence where memory is too little for what was asked, or ""; domain is the file of
+    changed weights, there once `finished` is set if a step was done; error says why the run failed.
+    The files live as long as the run does.
 
     training: what to follow, `train` with models and turn filled in.
     """
@@ -187,6 +207,7 @@ class Run:
         self.stop = StopFile(Path(self.folder.name) / "stop")
         self.finished = threading.Event()
         self.end, self.error = "failed", None  # how it ends if nothing says otherwise
+        self.plan = ""
         self.progress: Progress | None = None
         self.losses: list[float] = []
         self.before: Tensor | None = None
@@ -229,6 +250,7 @@ class Run:
     def _note(self, told: News) -> None:
         self.before = self.before if told.before is None else told.before
         self.after = self.after if told.after is None else told.after
+        self.plan = told.plan or self.plan
         if told.progress and told.end is None:
             self.losses.append(told.progress.loss)
             self.progress = told.progress
@@ -238,16 +260,18 @@ class Run:
             self.error, self.end = told.error, told.end
 
     def _keep(self, delta: Delta, step: int, last: bool) -> None:
-        """Write a snapshot; beyond what there is room for, the oldest go."""
+        """Write a snapshot; beyond what there is room for, others go (`surplus`)."""
         path = Path(self.folder.name) / f"{step:05d}" / file_name(self.job.target)
         delta.save(path)
         self.snapshots[step] = path
         if last:
             self.domain = path
-        sizes = [kept.stat().st_size for kept in self.snapshots.values()]
-        while len(sizes) > 1 and (len(sizes) > MAX_SNAPSHOTS or sum(sizes) > SNAPSHOT_BYTES):
-            self.snapshots.popitem(last=False)[1].unlink(missing_ok=True)
-            sizes.pop(0)
+        sizes = {number: kept.stat().st_size for number, kept in self.snapshots.items()}
+        while len(sizes) > 1 and (
+            len(sizes) > MAX_SNAPSHOTS or sum(sizes.values()) > SNAPSHOT_BYTES
+        ):
+            del sizes[gone := surplus(list(sizes))]
+            self.snapshots.pop(gone).unlink(missing_ok=True)
 
 
 def _give_back_memory() -> None:

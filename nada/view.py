@@ -101,7 +101,7 @@ def status(run: Run, state: str, hints: Sequence[str] = ()) -> dict:
         "terms": dict(progress.terms) if progress else {},
         "layers": list(progress.layers) if progress else [],
         "message": message(run, state),
-        "hints": list(hints),
+        "hints": [hint for hint in (run.plan, *hints) if hint],
     }
 
 

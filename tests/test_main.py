@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+import nada.memory
 from nada.__main__ import build_parser, chosen_preset, main, stop_on_interrupt
 from nada.adapt import PRESETS, file_name
 from nada.checkpoint import fingerprint, load_generator, save_generator
@@ -93,6 +94,13 @@ def test_words_that_clip_never_saw_are_named(models, tmp_path, capsys):
     options = ["--target", "zebra sketch", "--out", str(tmp_path / "d.safetensors")]
     assert main(["adapt", *models, *FAST, *options]) == 0
     assert "never shown “zebra” and can only guess" in capsys.readouterr().err
+
+
+def test_memory_is_told_before_a_run(models, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "d.safetensors"
+    monkeypatch.setattr(nada.memory, "free_bytes", lambda device: 1000)
+    assert main(["adapt", *models, *FAST, "--target", "sketch", "--out", str(out)]) == 2
+    assert "are free: close other programs" in capsys.readouterr().err and not out.exists()
 
 
 def test_options_change_the_preset_of_the_generator():

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import nada.memory
 import nada.runs
 from nada.adapt import PRESETS, DivergedError
 from nada.checkpoint import fingerprint
@@ -16,6 +17,7 @@ from nada.clip import PromptError
 from nada.delta import Delta, DeltaError, blend
 from nada.generator import Generator
 from nada.library import Visitors
+from nada.memory import TooLittleMemory, estimate, plans
 from nada.runs import Job, Models, StopFile, measure, train
 from nada.sample import sample
 
@@ -139,13 +141,27 @@ def test_a_forgotten_run_stops_and_takes_its_files_along(start):
     assert not domain.exists()
 
 
-def test_the_last_snapshots_are_kept_and_draw_what_was_shown(start, models, monkeypatch):
+def test_snapshots_spread_over_a_run_wherever_it_is_stopped():
+    kept = []
+    for step in range(1, 2001):
+        if not nada.runs.is_due(step) and step < 2000:
+            continue
+        kept.append(step)
+        if len(kept) > nada.runs.MAX_SNAPSHOTS:
+            kept.remove(nada.runs.surplus(kept))
+        gaps = [after - before for before, after in zip([0, *kept], kept)]
+        assert len(kept) == min(step, 8) and kept[-1] == step  # as many as there may be
+        assert max(gaps) <= max(1, step // 3), kept  # and none of them far from the next
+    assert kept == [256, 512, 768, 1024, 1280, 1536, 1792, 2000]
+
+
+def test_snapshots_are_kept_and_draw_what_was_shown(start, models, monkeypatch):
     monkeypatch.setattr(nada.runs, "MAX_SNAPSHOTS", 3)
     run = finished(start(with_config(steps=20)))
-    assert list(run.snapshots) == [12, 18, 20] and run.domain == run.snapshots[20]
+    assert list(run.snapshots) == [8, 16, 20] and run.domain == run.snapshots[20]
     assert sorted(run.domain.parent.parent.glob("*/*.safetensors")) == list(run.snapshots.values())
     told = [Delta.load(path).metadata for path in run.snapshots.values()]
-    assert [one["steps_done"] for one in told] == [12, 18, 20]
+    assert [one["steps_done"] for one in told] == [8, 16, 20]
     assert (
         told[-1]["quality"]
         == measure(
@@ -159,6 +175,29 @@ def test_snapshots_stay_within_their_room(start, monkeypatch):
     monkeypatch.setattr(nada.runs, "SNAPSHOT_BYTES", 1)
     run = finished(start(with_config(steps=9)))
     assert list(run.snapshots) == [9] and run.domain.is_file()
+
+
+def test_a_run_takes_the_plan_that_fits_and_says_so(start, models, monkeypatch):
+    plenty = finished(start())
+    assert plenty.plan == "" and Delta.load(plenty.domain).metadata["config"]["micro_batch"] == 0
+    views = PRESET.guidance["views"]
+    one_by_one = list(plans(models.generator, CONFIG))[1]
+    needed = estimate(models.generator, models.clips, one_by_one, views)
+    assert needed < estimate(models.generator, models.clips, CONFIG, views)
+    monkeypatch.setattr(nada.memory, "free_bytes", lambda device: needed)
+    run = finished(start())
+    assert run.plan == "To fit into memory: 1 of 2 pictures at once." and run.error is None
+    delta = Delta.load(run.domain)
+    assert delta.metadata["config"]["micro_batch"] == 1
+    for name, tensor in Delta.load(plenty.domain).tensors.items():  # the same gradient
+        torch.testing.assert_close(delta.tensors[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_that_no_plan_fits_is_refused_before_its_first_step(start, monkeypatch):
+    monkeypatch.setattr(nada.memory, "free_bytes", lambda device: 1000)
+    run = finished(start())
+    assert run.state == "failed" and isinstance(run.error, TooLittleMemory)
+    assert run.domain is None and run.progress is None and run.before is None
 
 
 def test_a_run_goes_on_from_a_domain(start, models):

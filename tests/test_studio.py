@@ -2,7 +2,11 @@
 
 import pytest
 
+import nada.memory
+from nada.api import Api
 from nada.device import Options
+from nada.memory import TooLittleMemory, estimate, plans
+from nada.request import SPOKEN, defaults
 from nada.runs import train
 from nada.studio import Studio
 from nada.view import status
@@ -32,3 +36,29 @@ def test_a_look_holds_together_whatever_has_happened_since(studio):
         run.finished.wait(60)
     late = status(run, "running")
     assert late["eta"] >= 0 and late["message"] == "Training: step 3 of 3."
+
+
+SETTINGS = {"source": "photo", "target": "zombie", "steps": 2, "k": 2, "batch": 2}
+
+
+def adapt(studio):
+    """The statuses that `/adapt` streams, with tiny models."""
+    settings = {**defaults(studio.device.preset), **SETTINGS}
+    return [status for _, status, _ in Api(studio).adapt("me", **settings)]
+
+
+def test_scripts_are_told_how_a_run_fits_into_memory(studio, models, monkeypatch):  # noqa: F811
+    assert adapt(studio)[-1]["hints"] == []
+    job = studio.job({**defaults(studio.device.preset), **SETTINGS})
+    config, views = job.preset.config, job.preset.guidance["views"]
+    one_by_one = list(plans(models.generator, config))[1]
+    needed = estimate(models.generator, models.clips, one_by_one, views)
+    monkeypatch.setattr(nada.memory, "free_bytes", lambda device: needed)
+    assert adapt(studio)[-1]["hints"] == ["To fit into memory: 1 of 2 pictures at once."]
+
+
+def test_what_cannot_fit_is_refused_in_a_sentence(studio, monkeypatch):
+    monkeypatch.setattr(nada.memory, "free_bytes", lambda device: 1000)
+    with pytest.raises(SPOKEN, match=r"of memory at the least and .* are free"):
+        adapt(studio)
+    assert TooLittleMemory in SPOKEN
