@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.file_download import http_get
 
 from nada.files import CheckpointError, file_digest, short
-from nada.hub import Report, of_disk, of_transport, progress_bar, worth_another_try
+from nada.hub import Report, of_disk, of_transport, progress_bar, when, worth_another_try
 
 
 def download(url: str, sha256: str, name: str, progress: Report | None = None) -> Path:
@@ -74,7 +74,7 @@ def _sentence(error: Exception, name: str, path: Path) -> str:
         )
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        return f"{name} could not be downloaded (status {status}): try again later, {demo}."
+        return f"{name} could not be downloaded (status {status}): try again {when(error)}, {demo}."
     if of_transport(error):
         return (
             f"{name} could not be downloaded ({short(error)}): check the connection and try again, "

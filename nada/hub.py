@@ -2,11 +2,15 @@
 
 `huggingface_hub` does the work: cache, retries, resuming, offline mode, the token and the endpoint
 from the environment (HF_HOME, HF_HUB_OFFLINE, HF_TOKEN, HF_ENDPOINT). Added here: the check of what
-came against the checksum that the Hub states, which catches a damaged cache as well, and errors
-that name cause and remedy.
+came against the checksum that the Hub states, which catches a damaged cache as well, an end to
+waiting for as long as a server likes, and errors that name cause and remedy.
+
+A connection that breaks is resumed a few times within a call. A later call begins anew: since 2.4
+the library gives each download a temporary file of its own, and removes it when the call fails.
 """
 
 import errno
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from json import JSONDecodeError
@@ -25,13 +29,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import tqdm
+from huggingface_hub.utils import hf_raise_for_status, parse_ratelimit_headers, tqdm
+from huggingface_hub.utils._http import default_client_factory
 
 from nada.files import CheckpointError, file_digest, short
 
 Report = Callable[[int, int | None, str], None]  # bytes there, bytes in all, of what
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pkl")  # what may hold a generator
-PATIENCE = 60  # longest wait in seconds that the Hub may ask for; longer ones end in a sentence
+PATIENCE = 60  # longest wait in seconds that a server may ask for; longer ones end in a sentence
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -124,7 +129,6 @@ def _download(wanted: HubFile, progress: Report | None, local: bool) -> Path:
     bar = progress_bar(progress, str(wanted)) if progress else None
     for last in (False, True):
         try:
-            _be_patient_within_reason(wanted, local)
             return Path(hf.hf_hub_download(**where, tqdm_class=bar, local_files_only=local))
         except Exception as error:
             if last or not worth_another_try(error):
@@ -132,22 +136,36 @@ def _download(wanted: HubFile, progress: Report | None, local: bool) -> Path:
     raise AssertionError("the loop returns or raises")
 
 
-def _be_patient_within_reason(wanted: HubFile, local: bool) -> None:
-    """Raise when the Hub asks to wait for long: the library would wait without a word."""
-    if local or constants.HF_HUB_OFFLINE or cached(wanted):
-        return
-    try:
-        hf.get_hf_file_metadata(hf.hf_hub_url(wanted.repo, wanted.file, revision=wanted.revision))
-    except HfHubHTTPError as error:
-        if error.response.status_code == 429 and _asked_to_wait(error) > PATIENCE:
-            raise
-    except Exception:
-        return  # the download itself meets it again, and retries
+def _client():
+    """The client that the Hub's library would make, with an end to its patience."""
+    client = default_client_factory()
+    client.event_hooks["response"].append(_refuse_to_wait_long)
+    return client
 
 
-def _asked_to_wait(error: HfHubHTTPError) -> int:
-    text = error.response.headers.get("retry-after", "")
-    return int(text) if text.isdigit() else 0
+def _refuse_to_wait_long(response) -> None:
+    """Raise what the response means if it asks for a long wait, of which the library would sleep
+    every second without a word, whatever was asked for: metadata, contents or a listing."""
+    if response.is_error and _asked_to_wait(response) > PATIENCE:
+        hf_raise_for_status(response)
+
+
+hf.set_client_factory(_client)  # for every request of this process through the library
+
+
+def _asked_to_wait(response) -> int:
+    """Seconds until another try, as the library reads them from a response; 0 if it tells none."""
+    limit = parse_ratelimit_headers(response.headers)
+    if response.status_code == 429 and limit and limit.remaining == 0:
+        return limit.reset_in_seconds
+    told = re.fullmatch(r"\s*(\d{1,9})\d*\s*", response.headers.get("retry-after", ""), re.ASCII)
+    return int(told[1]) if told else 0
+
+
+def when(error: HfHubHTTPError) -> str:
+    """When to try again, for a sentence."""
+    wait = _asked_to_wait(error.response)
+    return f"in {wait} seconds" if wait else "later"
 
 
 def worth_another_try(error: Exception) -> bool:
@@ -259,17 +277,16 @@ def _of_status(error: HfHubHTTPError, wanted: HubFile) -> HubError:
     if status == 403:
         return HubError(f"The Hub refuses {wanted} (403): {token}.")
     if status == 429:
-        wait = _asked_to_wait(error)
-        when = f"in {wait} seconds" if wait else "later"
         return HubError(
-            f"The Hub gives no more files for now (429): try {wanted} again {when}, "
+            f"The Hub gives no more files for now (429): try {wanted} again {when(error)}, "
             "or set HF_TOKEN, which allows more.",
             unreachable=True,
         )
     if status == 416:
         return HubError(f"The Hub cannot go on with {wanted} where it was cut off: try again.")
     return HubError(
-        f"The Hub has trouble of its own ({status}) with {wanted}: try again later, or use 'demo'.",
+        f"The Hub has trouble of its own ({status}) with {wanted}: try again {when(error)}, or use "
+        "'demo'.",
         unreachable=status >= 500,
     )
 

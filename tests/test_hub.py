@@ -212,6 +212,22 @@ def test_what_cannot_be_had_ends_in_one_sentence(worker, repo, case):
     assert not [p for p in folder.glob("blobs/*") if p.is_file()]
 
 
+LONG = {
+    "429": status(429, Retry_After="3600"),
+    "429 by a limit": status(429, RateLimit='"resolvers";r=0;t=3600'),
+    "503": status(503, Retry_After="3600"),
+}
+
+
+@pytest.mark.parametrize("kind", ["meta", "data", "list"])
+@pytest.mark.parametrize("fault", LONG.values(), ids=LONG.keys())
+def test_a_long_wait_is_told_and_not_waited(worker, repo, kind, fault):
+    repo.faults = {kind: [fault, ...]}
+    answer = worker.call("locate", source=repo.name if kind == "list" else repo.source)
+    assert "again in 3600 seconds" in answer["error"]
+    assert max(answer["slept"], default=0) <= 60
+
+
 PASSING = {
     "429 of the Hub": ("meta", [status(429, Retry_After="7")] * 3, 7),
     "429 of the data": ("data", [status(429, Retry_After="7")], 7),
@@ -233,6 +249,11 @@ def test_what_passes_ends_in_the_right_file(worker, repo, contents, case):
     assert right(answer, contents)
     assert not repo.faults[kind], "every fault was met"
     assert max(answer["slept"], default=0) >= wait
+
+
+def test_a_file_takes_one_look_at_its_metadata(hub, worker, repo):
+    worker.call("locate", source=repo.source)
+    assert len(hub.requests(repo.name, "HEAD", "resolve")) == 1
 
 
 def test_a_download_goes_on_where_it_was_cut_off(hub, worker, repo, contents):
@@ -304,6 +325,24 @@ def test_a_download_can_be_cancelled_and_begun_again(worker, repo, contents):
 @pytest.mark.parametrize("source", ["a/b/c:d.pt", "one", "-/x.pt", "a/b@", "x/none.pt", "../up/x"])
 def test_what_is_no_name_on_the_hub_gets_a_sentence(worker, source):
     assert "There is no" in worker.sentence("locate", source=source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["a/b:../../x.pt", "a/b:/etc/x.pt", "a/b:x/../y.pt", "a/b:x//y.pt", "a/b:./x.pt", "a/b:..",
+     "a/b:x\\..\\y.pt", "a/b:C:x.pt", "a/b:x/", "a/b:x.pt@../../y"],
+)  # fmt: skip
+def test_what_leads_out_of_a_repository_gets_our_sentence(hub, worker, source):
+    before = len(hub.seen)
+    assert "relative and without '..'." in worker.sentence("locate", source=source)
+    assert len(hub.seen) == before
+
+
+@pytest.mark.parametrize("source", ["x" * 400, "a/" + "b" * 400, "x/" * 3000, "a/b:" + "c" * 400])
+def test_a_long_name_gets_a_sentence(worker, source):
+    answer = worker.call("load", source=source)
+    assert answer["kind"] == "CheckpointError" and len(answer["error"]) < 300
+    assert "There is no generator file" in answer["error"]
 
 
 # The named generators
@@ -418,6 +457,16 @@ def test_clip_is_whole_after_what_passes(worker, clip_file, faults):
     clip_file.faults = {"data": list(faults)}
     assert worker.call("load_clip", name="ViT-T")["resolution"] == 32
     assert not clip_file.faults["data"]
+
+
+@pytest.mark.parametrize("fault", LONG.values(), ids=LONG.keys())
+def test_clip_that_is_long_to_wait_for_is_not_waited_for(worker, clip_file, fault):
+    clip_file.faults = {"data": [fault, ...]}
+    answer = worker.call("load_clip", name="ViT-T")
+    assert "try again in 3600 seconds, or use the bundled" in answer["error"]
+    assert max(answer["slept"], default=0) <= 60
+    clip_file.faults = {}
+    assert worker.call("load_clip", name="ViT-T")["resolution"] == 32
 
 
 def test_clip_goes_on_from_what_an_earlier_process_left(hub, worker, clip_file):
