@@ -4,14 +4,15 @@ A source is a name of `CATALOGUE`, a path, or "org/repo[:file][@revision]" on th
 "#" and 64 hex digits behind any of them state the SHA-256 that the file must have.
 """
 
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from nada.files import CHECKPOINTS, CheckpointError, file_digest
+from nada.files import CHECKPOINTS, CheckpointError, file_digest, told
 from nada.hub import SUFFIXES, HubError, HubFile, Report, answers, fetch, find
 
 
@@ -36,6 +37,8 @@ class Named:
     word: str
     preset: str
 
+
+LONGEST = 300  # of a source on the Hub, in characters; the longest in use have some 100
 
 # The places of FFHQ are those that other programs load it from. No revision or checksum of them is
 # known here: state your own with "@" and "#", and compare what `locate` names.
@@ -72,12 +75,14 @@ class Place:
     path:     where it lies.
     sha256:   of its contents; None for a local file whose checksum nobody asked for.
     revision: the commit on the Hub that it is from, if it is.
+    entry:    what the catalogue knows of it, if it was asked for by a name of `CATALOGUE`.
     """
 
     name: str
     path: Path
     sha256: str | None = None
     revision: str | None = None
+    entry: Named | None = None
 
     def __str__(self) -> str:
         commit = f" at {self.revision[:12]}" if self.revision else ""
@@ -118,7 +123,7 @@ def locate(
         raise CheckpointError(f"The sha256 {sha256[:80]!r} is not 64 hex digits: give it in full.")
     if name in CATALOGUE:
         place = _named(CATALOGUE[name], revision, progress)
-    elif Path(text).is_file():
+    elif os.path.isfile(text):  # False for what is no name of a file at all
         place = Place(Path(text).name, Path(text))
     else:
         place = _from_hub(_hub_file(name, revision), progress)
@@ -165,12 +170,18 @@ def _split(text: str, pattern: str) -> tuple[str, str | None]:
 
 def _hub_file(name: str, revision: str | None) -> HubFile:
     match = re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)(?::(.+))?", name)
-    if not match or (match[2] is None and name.endswith(SUFFIXES)):
+    if not match or len(name) > LONGEST or (match[2] is None and name.endswith(SUFFIXES)):
         raise CheckpointError(
-            f"There is no generator file {name!r}; give {', '.join(map(repr, CATALOGUE))}, a "
+            f"There is no generator file {told(name)}; give {', '.join(map(repr, CATALOGUE))}, a "
             "path (.safetensors, .pt, .pkl), or org/repo:file on the Hub."
         )
     repo, file = match.groups()
+    for what in filter(None, (file, revision)):
+        if re.search(r"[\\:]|//|/$|^/|(^|/)\.\.?(/|$)", what):
+            raise CheckpointError(
+                f"There is no {told(what)} on the Hub: names there are like folder/file.pt, "
+                "relative and without '..'."
+            )
     return HubFile(repo, file, revision) if file else find(repo, revision)
 
 
@@ -179,10 +190,10 @@ def _named(named: Named, revision: str | None, progress: Report | None) -> Place
     unreachable, errors = False, []
     for place in named.places:
         if isinstance(place, Path):
-            return Place(named.name, place)
+            return Place(named.name, place, entry=named)
         try:
             wanted = HubFile(place.repo, place.file, revision)
-            return _from_hub(wanted, progress, local=unreachable)
+            return replace(_from_hub(wanted, progress, local=unreachable), entry=named)
         except HubError as error:
             unreachable |= error.unreachable
             errors.append(error)
@@ -207,4 +218,4 @@ def _checked(place: Place, sha256: str | None) -> Place:
             f"{place.name} is not the file that was asked for: its sha256 is {found}, and "
             f"{sha256.lower()} was expected; check the revision, or get it from its source again."
         )
-    return Place(place.name, place.path, found, place.revision)
+    return replace(place, sha256=found)

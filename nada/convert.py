@@ -39,7 +39,8 @@ def add_convert(commands, command) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    """Load, save, load again, compare."""
+    """Load, save, load again, compare. A safetensors file keeps the source, and the licence and
+    the crop where the catalogue knows them."""
     if args.out.suffix not in SUFFIXES:
         raise ValueError(f"--out {args.out} should end in one of {', '.join(SUFFIXES)}.")
     device = pick_device(args.device)
@@ -48,9 +49,12 @@ def run_convert(args: argparse.Namespace) -> int:
         layout = contents.layout
     generator = load_generator(place, device)
     dtype = torch.float16 if args.half else torch.float32
-    save_generator(generator, args.out, {"source": str(place)}, dtype)
+    entry = place.entry
+    terms = {"licence": entry.licence, "aligned": entry.aligned} if entry else {}
+    save_generator(generator, args.out, {"source": str(place), **terms}, dtype)
     report = {
         "source": str(place),
+        **terms,
         "layout": layout,
         "size": generator.size,
         "out": str(args.out),
@@ -63,9 +67,14 @@ def run_convert(args: argparse.Namespace) -> int:
 
 def sentences(report: dict) -> str:
     """A conversion for people."""
+    terms = "".join(
+        f"{title}: {report[name]}.\n"
+        for name, title in (("aligned", "Pictures"), ("licence", "Licence"))
+        if name in report
+    )
     return (
         f"Read {report['source']}: {report['layout']}; {report['size']} pixels.\n"
-        f"Saved {report['out']}, sha256 {report['sha256']}.\n"
+        f"{terms}Saved {report['out']}, sha256 {report['sha256']}.\n"
         f"Over {len(PARITY_SEEDS)} seeds the pictures differ by {report['parity']:.2g} at most, "
         "of a range of 2."
     )

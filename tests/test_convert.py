@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
+from nada import catalogue
 from nada.__main__ import main
 from nada.checkpoint import load_generator, save_generator
 from nada.convert import parity
@@ -21,7 +23,7 @@ def native(generator):
     return generator
 
 
-def convert(capsys, source: Path, out: Path, *options: str) -> str:
+def convert(capsys, source: Path | str, out: Path, *options: str) -> str:
     arguments = ["convert", "--generator", str(source), "--out", str(out), "--device", "cpu"]
     assert main([*arguments, *options]) == 0
     return capsys.readouterr().out
@@ -50,6 +52,24 @@ def test_nvidias_pickle_becomes_either(native, tmp_path, capsys, suffix):
     said = convert(capsys, tmp_path / "n.pkl", tmp_path / f"n{suffix}")
     assert re.search(r"NVIDIA's G_ema: \d+ tensors, each used exactly once, and \d+ blur", said)
     assert exact(tmp_path / f"n{suffix}", native)
+
+
+def test_the_terms_of_a_named_generator_go_with_it(native, tmp_path, capsys, monkeypatch):
+    save_generator(native, tmp_path / "a.pt", dtype=torch.float32)
+    known = catalogue.Named(
+        "mine", "Mine", (tmp_path / "a.pt",), "For tests alone", "as drawn", "photo", "demo"
+    )
+    monkeypatch.setitem(catalogue.CATALOGUE, "mine", known)
+    checksum = file_digest(tmp_path / "a.pt")
+    for source in ("mine", f"mine#{checksum}"):
+        said = convert(capsys, source, tmp_path / "b.safetensors")
+        assert "Pictures: as drawn.\nLicence: For tests alone.\nSaved" in said
+        with safe_open(tmp_path / "b.safetensors", "pt") as file:
+            kept = file.metadata()
+        assert (kept["licence"], kept["aligned"]) == ("For tests alone", "as drawn")
+    told = json.loads(convert(capsys, "mine", tmp_path / "b.pt", "--json"))
+    assert (told["licence"], told["aligned"]) == ("For tests alone", "as drawn")
+    assert "Licence" not in convert(capsys, tmp_path / "a.pt", tmp_path / "c.safetensors")
 
 
 def test_half_precision_says_how_much_it_costs(native, tmp_path, capsys):
