@@ -7,16 +7,18 @@ import pytest
 import torch
 from playwright.sync_api import expect
 
+from nada.adapt import PRESETS
 from nada.catalogue import CATALOGUE
-from nada.device import Download, Options
+from nada.device import Download, Options, choose_options
 from nada.generator import GeneratorConfig
 from nada.offers import Offers
+from nada.presets import examples
 from nada.request import BadInput
 from nada.studio import Studio
 from nada.view import loading, refusal
 from tests.helpers import tiny_generator
 from tests.hub_server import Repo, running_hub, status
-from tests.served import ROOT, serve
+from tests.served import ROOT, serve, serve_app
 from tests.test_page import (  # noqa: F401
     WIDTHS,
     adapt,
@@ -80,6 +82,22 @@ def test_a_download_is_told_in_bytes_and_as_a_bar():
     assert "&lt;b&gt;" in refusal(ValueError("<b>"))
 
 
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_the_catalogues_word_is_what_its_preset_begins_with(name):
+    entry = CATALOGUE[name]
+    assert entry.word == PRESETS[entry.preset].source
+    assert entry.word in {example["source"] for example in examples(entry.preset)}
+    assert entry.licence and entry.aligned and not entry.licence.endswith(".")
+
+
+def test_a_reason_is_told_of_the_choice_and_of_no_other():
+    options = choose_options("auto", "demo", "cpu")
+    assert options.generator == "demo" and "'ffhq' needs a GPU" in options.reason
+    offers = Offers(Studio(options), ["demo", "ffhq"])
+    assert offers.first.options.reason and not offers._studio("ffhq").options.reason
+    assert choose_options("demo", "demo", "cpu").reason == ""
+
+
 # The page
 
 
@@ -139,7 +157,7 @@ def test_a_generator_is_chosen_in_the_page(visit, places, server, tmp_path):  # 
     own = picture(page, "before")
 
     places.faults["meta"] = [status(403), ...]
-    radio(page, ffhq).check(force=True)
+    radio(page, ffhq).click(force=True)  # refused, which may come at once
     expect(page.locator("#loading [role=alert]")).to_contain_text("403")
     expect(radio(page, given)).to_be_checked()
     assert picture(page, "before") == own
@@ -177,7 +195,7 @@ def test_a_generator_is_chosen_in_the_page(visit, places, server, tmp_path):  # 
     field(page, "Steps").fill("2000")
     button(page, "Adapt").click()
     expect(page.locator(".run.running")).to_contain_text("/2000")
-    radio(page, demo).check(force=True)
+    radio(page, demo).click(force=True)  # refused, which may come at once
     expect(page.locator("#loading [role=alert]")).to_contain_text("Your run goes on")
     expect(radio(page, ffhq)).to_be_checked()
     page.keyboard.press("Escape")
@@ -191,3 +209,19 @@ def test_a_generator_is_chosen_in_the_page(visit, places, server, tmp_path):  # 
     assert fits(page)
     page.screenshot(path=tmp_path / "demo.png", full_page=True)
     assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("asked, told", [("auto", 1), ("demo", 0)])
+def test_the_page_says_why_it_has_the_generator(browser, tmp_path, asked, told):  # noqa: F811
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    with serve_app(tmp_path, "--generator", asked, environment=environment) as running:
+        page = browser.new_page()
+        page.goto(running.url)
+        expect(page.locator("#foot")).to_contain_text("128 px", timeout=120_000)
+        reason = page.get_by_text(
+            "The bundled generator is used, since 'ffhq' needs a GPU and there is none here."
+        )
+        expect(reason).to_have_count(told)
+        if told:
+            expect(reason).to_be_visible()
+        page.close()
