@@ -283,7 +283,7 @@ def library_part() -> dict:
     with gr.Tab(words("mix")):
         part["chosen"] = gr.CheckboxGroup([], label=words("mix_choose"), elem_id="chosen")
         with gr.Row():
-            part["weights"] = [number(f"weight_{i}", WEIGHT, 0.5) for i in (1, 2, 3)]
+            part["weights"] = [number(f"weight_{i}", WEIGHT, 0.5, visible=False) for i in (1, 2, 3)]
         with gr.Row():
             part["mix"] = gr.Button(words("mix_draw"), elem_id="mix")
             part["keep"] = gr.Button(words("mix_keep"), elem_id="keep")
@@ -305,14 +305,14 @@ def film_part() -> dict:
     return part
 
 
-def number(name: str, limits: Range, value: float, plain: bool = False):
+def number(name: str, limits: Range, value: float, plain: bool = False, visible: bool = True):
     """A slider for a range that a hand can set, a field for any other; `plain` in English."""
     fine = (limits.high - limits.low) / limits.step > 500
     has_info = f"{name}_info" in texts()["en"]
     return (gr.Number if fine else gr.Slider)(
         value=value, label=limits.label if plain else words(name), minimum=limits.low,
         info=None if plain or not has_info else words(f"{name}_info"),
-        maximum=limits.high, step=limits.step, min_width=200,
+        maximum=limits.high, step=limits.step, min_width=200, visible=visible,
     )  # fmt: skip
 
 
