@@ -354,10 +354,12 @@ class Preset:
 PRESETS = {
     "demo": Preset(
         AdaptConfig(
-            steps=60, batch=8, lr=0.006, final_lr=0.002, beta2=0.99, truncation_psi=0.9,
-            train_noise=False, preview_every=4,
+            steps=70, batch=8, lr=0.006, final_lr=0.001, beta2=0.99, truncation_psi=0.9,
+            train_noise=False, preview_every=4, resolution=64,
         ),
-        guidance={"directional": 1.0, "global_": 1.0, "views": 2, "templates": ("{}",)},
+        guidance={
+            "directional": 1.0, "global_": 1.0, "in_domain": 0.5, "views": 2, "templates": ("{}",),
+        },
         source="photo",
     ),
     "ffhq": Preset(

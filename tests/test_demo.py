@@ -25,6 +25,7 @@ from nada.demo.captions import (
     with_attribute,
 )
 from nada.demo.data import Pool, distort
+from nada.demo.forger import FRESH, IDEAL, REMEMBERED, Forger, agreement, bands
 from nada.demo.render import FACTORS, PARTS, Z_DIM, draw, factors_of, portrait, render
 from nada.demo.styles import ATTRIBUTE_EDITS, STYLES, draw_attribute
 from nada.demo.train_clip import CompactVocabulary, contrastive
@@ -262,6 +263,48 @@ def test_the_judge_script_trains_and_saves(tmp_path):
     assert set(judging.verdicts(judge, render(some_z(3), "photo", 64))) <= set(STYLE_NAMES)
     with pytest.raises(FileNotFoundError, match=r"nada\.demo\.judge"):
         judging.load_judge(tmp_path / "none.safetensors")
+
+
+# What fools CLIP
+
+
+def test_bands_part_a_change_without_losing_any_of_it():
+    change = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    places, parts, edges = bands(change)
+    assert [x.shape[1] for x in (places, parts, edges)] == [3 * 4, 3 * 64, 3 * 256]
+    flat = bands(torch.full((1, 3, 16, 16), 0.5))
+    assert flat[0].abs().min() > 0 and flat[1].abs().max() == flat[2].abs().max() == 0
+    stripes = torch.tensor([1.0, -1.0]).repeat(8).expand(1, 3, 16, 16)
+    assert [x.abs().max() > 0 for x in bands(stripes)] == [False, False, True]
+
+
+def test_agreement_is_the_direction_and_the_share_of_the_true_change():
+    z = some_z(4)
+    wanted = render(z, "zombie", 32) - render(z, "photo", 32)
+    for factor, right in ((1.0, 1.0), (0.5, 0.75), (2.0, 0.0), (-1.0, 0.0)):
+        cosine, share = agreement(factor * wanted, wanted)
+        torch.testing.assert_close(cosine, torch.full((4,), 1.0 if factor > 0 else -1.0))
+        torch.testing.assert_close(share, torch.full((4,), right), atol=1e-5, rtol=0)
+    other = render(z, "devil", 32) - render(z, "photo", 32)
+    assert agreement(other, wanted)[0].max() < 0.8
+    cosine, share = agreement(torch.zeros_like(wanted), wanted)
+    assert cosine.abs().max() == 0 and share.abs().max() < 1e-6
+
+
+def test_a_forger_adapts_a_copy_against_clip_and_tells_the_truth_about_it():
+    base, clip = load_generator("demo"), load_clip("demo")
+    names = clip.encode_text([style.names[0] for style in STYLES.values()])
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    forger = Forger(base, 64, seed=3, memory=20)
+    rounds = [forger(clip, names) for _ in range(4)]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+    assert len(forger.kept) == 20 and not any(p.requires_grad for p in base.parameters())
+    for forged in rounds:
+        assert all(len(part) == FRESH + IDEAL + REMEMBERED for part in forged.values())
+        assert forged["after"].abs().max() <= 1 and forged["after"].shape[1:] == (3, 64, 64)
+    fresh, ideal = slice(0, FRESH), slice(FRESH, FRESH + IDEAL)
+    assert rounds[0]["length"][fresh].max() < 1e-3 < rounds[3]["length"][fresh].min()
+    assert rounds[3]["cosine"][ideal].min() > 0.9 > rounds[3]["cosine"][fresh].max()
 
 
 # Measures of the evaluation

@@ -130,7 +130,7 @@ class Forger:
         return after.detach()
 
     def _remember(self, *columns: Tensor) -> None:
-        rows = list(zip(*columns))
+        rows = [tuple(x.clone() for x in row) for row in zip(*columns)]  # not views of a batch
         room = self.memory - len(self.kept)
         self.kept += rows[:room]
         for row in rows[max(0, room) :]:
