@@ -350,6 +350,10 @@ class Preset:
     method: str = "gradient"
     k: int = 0
 
+    def layers(self, generator: Generator, to_rgb: bool = False) -> tuple[str, ...]:
+        """Names of the layers that may be trained, at the resolution of the training pictures."""
+        return candidates(generator, to_rgb, self.config.how(generator).resolution)
+
 
 PRESETS = {
     "demo": Preset(

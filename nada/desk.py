@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nada.layers import candidates
 from nada.offers import Offers
 from nada.request import MAX_MIX, RANGES, BadInput, defaults
 from nada.view import (
@@ -84,8 +83,8 @@ class Desk:
     def _values(self, owner: str | None) -> dict[str, dict]:
         """The settings that suit a visitor's generator, as properties of their fields."""
         studio = self._studio(owner)
-        layers = list(candidates(studio.device.models().generator, to_rgb=True))
         preset = studio.device.preset
+        layers = preset.layers(studio.device.models().generator, to_rgb=True)
         values = {name: {"value": value} for name, value in defaults(preset).items()}
         most = sum(not name.startswith("to_rgb") for name in layers)
         return {**values, "k": {"maximum": len(layers), "value": min(preset.k, most)}}

@@ -72,7 +72,7 @@ class Pass:
     def pictures(self, generator: Generator, ws: Tensor, noise: str | Sequence[Tensor] = "const"):
         """ws [N, num_ws, w_dim] → [N, 3, resolution, resolution], in one go."""
         with convolutions_in(self.precision, ws.device):
-            side = self.resolution or None
+            side = min(self.resolution or generator.size, generator.size)
             return generator.synthesis(ws, noise, side, self.checkpointing)
 
     def parts(self, *batches: Tensor) -> list[tuple[Tensor, ...]]:

@@ -11,7 +11,6 @@ import torch
 from nada.adapt import Preset
 from nada.clip import CLIP
 from nada.guidance import TEMPLATES, prompt_features
-from nada.layers import candidates
 from nada.presets import suggestion
 from nada.request import FILLERS, check_prompt, listed, shorten
 from nada.runs import Models
@@ -84,7 +83,7 @@ def direction_hint(clips: Sequence[CLIP], source: str, target: str, templates) -
 def preset_hint(models: Models, base: str, preset: Preset, settings: dict) -> str:
     """Which steps and k suit the target, where they are known and others are set."""
     wanted = suggestion(base, settings["target"])
-    most = len(candidates(models.generator))
+    most = len(preset.layers(models.generator))
     if "k" in wanted:
         wanted["k"] = min(wanted["k"], most)
     differ = {name: value for name, value in wanted.items() if settings.get(name) != value}

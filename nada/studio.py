@@ -18,7 +18,7 @@ import op
 from nada.checkpoint import fingerprint
 from nada.delta import Delta, DeltaError, diff
 from nada.device import Device, Options, Recipe, mix
-from nada.layers import SELECTORS, candidates
+from nada.layers import SELECTORS
 from nada.library import KEEP_SECONDS, Kept, Visitor, Visitors, describe, title
 from nada.morph import visits, write_mp4
 from nada.preflight import hints
@@ -336,7 +336,7 @@ class Studio:
             "threads": torch.get_num_threads(),
             "operations": op.describe(generator.mean_latent.device),
             "torch": torch.__version__,
-            "layers": list(candidates(generator, to_rgb=True)),
+            "layers": list(self.device.preset.layers(generator, to_rgb=True)),
             "methods": list(SELECTORS),
             "limits": self.limits(),
             "examples": examples(self.options.base),

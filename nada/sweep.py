@@ -46,7 +46,7 @@ from nada.experiments.variants import RandomLayers, Unpaired, select_by_w_shift_
 from nada.files import written_whole
 from nada.generator import Generator
 from nada.guidance import prompt_features
-from nada.layers import SELECTORS, candidates
+from nada.layers import SELECTORS
 from nada.metrics import diversity, identity, kernel_distance, quality
 from nada.sample import image_grid, latents, sample
 
@@ -378,7 +378,7 @@ def check_models(folder: Path, runs: Iterable[Run], device: str) -> None:
 
 
 def _check_k(run: Run, base: Generator) -> None:
-    layers = len(candidates(base, run.settings["train_to_rgb"]))
+    layers = len(run.preset.layers(base, run.settings["train_to_rgb"]))
     if run.settings["k"] > layers:
         raise ValueError(
             f"k is {run.settings['k']}, but {run.generator} has {layers} layers to choose from: "
