@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 import torch
@@ -118,8 +118,14 @@ class AdaptConfig:
 
     def how(self, generator: Generator) -> Pass:
         """How the pictures of a step are computed."""
-        side = min(self.resolution or generator.size, generator.size)
-        return Pass(self.micro_batch, self.precision, side, self.checkpointing)
+        how = Pass(self.micro_batch, self.precision, self.resolution, self.checkpointing)
+        return replace(how, resolution=how.side(generator))
+
+    def layers(self, generator: Generator, to_rgb: bool | None = None) -> tuple[str, ...]:
+        """Names of the layers that may be trained at the resolution of the training pictures;
+        to_rgb: whether RGB outputs are among them, by default as `train_to_rgb` says."""
+        to_rgb = self.train_to_rgb if to_rgb is None else to_rgb
+        return candidates(generator, to_rgb, self.how(generator).resolution)
 
     def lr_at(self, step: int) -> float:
         """Adam's rate for step 0 … steps − 1: half a cosine from lr to final_lr."""
@@ -187,7 +193,7 @@ def adapt(
         loss_fn.seed(config.seed)
     how = config.how(frozen)
     source = FrozenSide(frozen, config, how, getattr(loss_fn, "resolution", None), random)
-    names = layers = candidates(trainable, config.train_to_rgb, how.resolution)
+    names = layers = config.layers(trainable)
     try:
         freeze_all_but(trainable, names, config.train_noise)
         trained = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
@@ -349,10 +355,6 @@ class Preset:
     source: str
     method: str = "gradient"
     k: int = 0
-
-    def layers(self, generator: Generator, to_rgb: bool = False) -> tuple[str, ...]:
-        """Names of the layers that may be trained, at the resolution of the training pictures."""
-        return candidates(generator, to_rgb, self.config.how(generator).resolution)
 
 
 PRESETS = {

@@ -33,7 +33,7 @@ from nada.checkpoint import pick_device
 from nada.clip import CLIP, load_clip, openai_clip
 from nada.generator import Generator, GeneratorConfig
 from nada.guidance import DirectionalLoss, GlobalLoss
-from nada.layers import BY_TWO, candidates, select_by_w_shift
+from nada.layers import BY_TWO, select_by_w_shift
 from nada.memory import peak_bytes
 from nada.precision import uses_bf16
 from nada.sample import sample
@@ -128,7 +128,7 @@ def ours(scene: Scene, **settings) -> Parts:
     config = AdaptConfig(steps=100_000, batch=BATCH, lr=0.0, select_every=2, **settings)
     how = replace(BY_TWO, precision=config.precision, resolution=config.resolution)
     # as many as there are: their order costs, and then all train, as in the reference
-    k = len(candidates(scene.frozen, resolution=how.resolution))
+    k = len(config.layers(scene.frozen))
     objective = GlobalLoss(scene.clip, TARGET)
     select = partial(select_by_w_shift, objective=objective, k=k, how=how)
     loss = DirectionalLoss(scene.clip, scene.direction)

@@ -84,7 +84,7 @@ class Desk:
         """The settings that suit a visitor's generator, as properties of their fields."""
         studio = self._studio(owner)
         preset = studio.device.preset
-        layers = preset.layers(studio.device.models().generator, to_rgb=True)
+        layers = preset.config.layers(studio.device.models().generator, to_rgb=True)
         values = {name: {"value": value} for name, value in defaults(preset).items()}
         most = sum(not name.startswith("to_rgb") for name in layers)
         return {**values, "k": {"maximum": len(layers), "value": min(preset.k, most)}}

@@ -68,7 +68,7 @@ def gradient_norms(
         weight_only: the modulated convolution's weight alone instead of all the layer's tensors
             (style, noise strength and bias as well).
     """
-    names = candidates(generator, resolution=how.resolution) if names is None else names
+    names = candidates(generator, resolution=how.side(generator)) if names is None else names
     groups = {name: _tensors(generator, name, weight_only) for name in names}
     tensors = [tensor for group in groups.values() for tensor in group]
     with _trainable(generator, names):
@@ -155,7 +155,7 @@ def select_by_gradient(
     Raises:
         ValueError: k is negative or more than there are candidates.
     """
-    names = candidates(generator, resolution=how.resolution) if names is None else names
+    names = candidates(generator, resolution=how.side(generator)) if names is None else names
     if _check_count(k, names) == 0:
         return list(names)
     return _largest(gradient_norms(generator, z, objective, names, weight_only, how), k)
@@ -177,7 +177,7 @@ def select_by_w_shift(
 
     Args and raises: as `select_by_gradient`.
     """
-    names = candidates(generator, resolution=how.resolution) if names is None else names
+    names = candidates(generator, resolution=how.side(generator)) if names is None else names
     if _check_count(k, names) == 0:
         return list(names)
     shifts, rows = w_shifts(generator, z, objective, how), row_of(generator)

@@ -18,7 +18,6 @@ import op
 from nada.adapt import AdaptConfig, Preset
 from nada.clip import CLIP
 from nada.generator import Generator, GeneratorConfig
-from nada.layers import candidates
 from nada.precision import uses_bf16
 
 LEAST_RESOLUTION = 256  # below it CLIP, which sees 224 pixels, would miss something
@@ -143,8 +142,7 @@ def _estimate(generator: Generator, clips: Sequence[CLIP], config: AdaptConfig, 
 def weights_bytes(generator: Generator, config: AdaptConfig) -> int:
     """The trainable twin, and of what may train the gradient, Adam's two means and the last good
     state."""
-    names = candidates(generator, config.train_to_rgb, config.how(generator).resolution)
-    trained = [p for name in names for p in generator.layer(name).parameters()]
+    trained = [p for name in config.layers(generator) for p in generator.layer(name).parameters()]
     return _bytes(generator.parameters()) + 4 * _bytes(trained)
 
 

@@ -74,11 +74,11 @@ def write_mp4(pictures: Tensor, path: str | Path, fps: int = FPS) -> None:
     Raises:
         ValueError: no picture.
     """
+    import av  # takes its time, and only films need it
+
     if len(pictures) == 0:
         raise ValueError("A film of no pictures is none.")
     scale = max(1, -(-LEAST_SIDE // pictures.shape[-1]))
-    import av  # takes its time, and only films need it
-
     with av.open(str(path), "w", options={"movflags": "faststart"}) as film:
         stream = film.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height = (side * scale // 2 * 2 for side in pictures.shape[:-3:-1])

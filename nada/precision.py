@@ -51,7 +51,8 @@ def convolutions_in(precision: str, device: torch.device) -> AbstractContextMana
 def clip_in(precision: str, device: torch.device) -> tuple[AbstractContextManager, float]:
     """Where CLIP runs, and what to multiply its loss with before the backward pass."""
     if torch.device(device).type == "cuda" and uses_bf16(precision, device):
-        return torch.autocast("cuda", torch.float16, cache_enabled=False), LOSS_SCALE
+        context = torch.autocast(torch.device(device).type, torch.float16, cache_enabled=False)
+        return context, LOSS_SCALE
     return nullcontext(), 1.0
 
 
@@ -60,8 +61,8 @@ class Pass:
     """How pictures are computed: what that costs, and no more of what it gives than rounding and
     the resolution say.
 
-    micro_batch: pictures at once, 0 for all. precision: one of PRECISIONS. resolution (0 for the
-    generator's), checkpointing: as `Generator.synthesis` takes them.
+    micro_batch: pictures at once, 0 for all. precision: one of PRECISIONS. resolution: see `side`.
+    checkpointing: as `Generator.synthesis` takes it.
     """
 
     micro_batch: int = 0
@@ -70,10 +71,14 @@ class Pass:
     checkpointing: bool = False
 
     def pictures(self, generator: Generator, ws: Tensor, noise: str | Sequence[Tensor] = "const"):
-        """ws [N, num_ws, w_dim] → [N, 3, resolution, resolution], in one go."""
+        """ws [N, num_ws, w_dim] → [N, 3, side, side], in one go."""
         with convolutions_in(self.precision, ws.device):
-            side = min(self.resolution or generator.size, generator.size)
-            return generator.synthesis(ws, noise, side, self.checkpointing)
+            return generator.synthesis(ws, noise, self.side(generator), self.checkpointing)
+
+    def side(self, generator: Generator) -> int:
+        """Side of the pictures: `resolution`, but the generator's own where that is smaller or 0
+        was given."""
+        return min(self.resolution or generator.size, generator.size)
 
     def parts(self, *batches: Tensor) -> list[tuple[Tensor, ...]]:
         """Batches of N things each → their micro-batches, side by side."""

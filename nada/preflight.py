@@ -83,7 +83,7 @@ def direction_hint(clips: Sequence[CLIP], source: str, target: str, templates) -
 def preset_hint(models: Models, base: str, preset: Preset, settings: dict) -> str:
     """Which steps and k suit the target, where they are known and others are set."""
     wanted = suggestion(base, settings["target"])
-    most = len(preset.layers(models.generator))
+    most = len(preset.config.layers(models.generator))
     if "k" in wanted:
         wanted["k"] = min(wanted["k"], most)
     differ = {name: value for name, value in wanted.items() if settings.get(name) != value}

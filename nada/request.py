@@ -119,7 +119,7 @@ def check_job(models: Models, base: Preset, settings: dict) -> Job:
         raise BadInput("method", f"Method is {shorten(settings['method'])}; choose {names}.")
     if not isinstance(settings["to_rgb"], bool):
         raise BadInput("to_rgb", f"RGB layers is {shorten(settings['to_rgb'])}; use true or false.")
-    most = len(base.layers(models.generator, settings["to_rgb"]))
+    most = len(base.config.layers(models.generator, settings["to_rgb"]))
     if numbers["k"] == base.k:  # the preset's own number, made for larger generators
         numbers["k"] = min(base.k, most)
     if numbers["k"] > most:

@@ -336,7 +336,7 @@ class Studio:
             "threads": torch.get_num_threads(),
             "operations": op.describe(generator.mean_latent.device),
             "torch": torch.__version__,
-            "layers": list(self.device.preset.layers(generator, to_rgb=True)),
+            "layers": list(self.device.preset.config.layers(generator, to_rgb=True)),
             "methods": list(SELECTORS),
             "limits": self.limits(),
             "examples": examples(self.options.base),

@@ -378,7 +378,7 @@ def check_models(folder: Path, runs: Iterable[Run], device: str) -> None:
 
 
 def _check_k(run: Run, base: Generator) -> None:
-    layers = len(run.preset.layers(base, run.settings["train_to_rgb"]))
+    layers = len(run.preset.config.layers(base))
     if run.settings["k"] > layers:
         raise ValueError(
             f"k is {run.settings['k']}, but {run.generator} has {layers} layers to choose from: "

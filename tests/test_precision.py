@@ -31,6 +31,14 @@ def test_auto_asks_the_gpu(monkeypatch):
         assert uses_bf16("auto", torch.device("cuda")) is has
 
 
+def test_pictures_are_no_larger_than_the_generators_own(generator):
+    ws = generator.mapping(torch.randn(1, generator.z_dim))
+    for asked, side in ((0, 16), (8, 8), (16, 16), (64, 16)):
+        how = Pass(resolution=asked)
+        assert how.side(generator) == side
+        assert how.pictures(generator, ws).shape == (1, 3, side, side)
+
+
 def test_an_unknown_precision_gets_a_sentence():
     with pytest.raises(ValueError, match=r"precision is 'half'; use fp32, bf16, auto\."):
         uses_bf16("half", CPU)
