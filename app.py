@@ -381,8 +381,9 @@ def main() -> None:
     """Open the page, then load the models, so that the page is there at once."""
     told = parse()
     try:
-        options = choose_options(told.generator, told.clip, "cuda" if spaces else told.device)
-        blocks = build(options, told.keep * 60, offered(options, bool(spaces)))
+        lent = bool(spaces)
+        options = choose_options(told.generator, told.clip, told.device, lent)
+        blocks = build(options, told.keep * 60, offered(options, lent))
         launch(blocks, server_name=told.host, server_port=told.port, mcp_server=told.mcp,
                prevent_thread_lock=True)  # fmt: skip
         blocks.studio.device.models()

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from nada.files import CHECKPOINTS, CheckpointError, file_digest, told
 from nada.hub import SUFFIXES, HubError, HubFile, Report, answers, fetch, find
 
@@ -130,33 +128,34 @@ def locate(
     return _checked(place, sha256)
 
 
-def servable(device: str | torch.device) -> list[Named]:
-    """The named generators that this machine can serve on `device`, the bundled one first.
+def servable(gpu: str) -> list[Named]:
+    """The named generators that this machine can serve, the bundled one first.
 
-    Asks the Hub, for a few seconds at most, about what is not in the cache.
+    gpu: the GPU that does the work, for people ("a GPU (cuda)"); "" for none. Asks the Hub, for a
+    few seconds at most, about what is not in the cache.
     """
-    return [named for named in CATALOGUE.values() if not _obstacle(named, device)]
+    return [named for named in CATALOGUE.values() if not _obstacle(named, gpu)]
 
 
-def choose(wanted: str, device: str | torch.device) -> Choice:
+def choose(wanted: str, gpu: str) -> Choice:
     """The generator to start with; "auto" takes FFHQ where it can be served, else the bundled one.
 
-    Any other source is passed through, unchecked and with no reason.
+    gpu: as `servable` takes it. Any other source is passed through, unchecked and with no reason.
     """
     if wanted != "auto":
         return Choice(wanted, "")
-    obstacle = _obstacle(CATALOGUE["ffhq"], device)
+    obstacle = _obstacle(CATALOGUE["ffhq"], gpu)
     if obstacle:
         return Choice("demo", f"The bundled generator is used, since {obstacle}.")
-    return Choice("ffhq", f"FFHQ is used, since there is a GPU ({device}) and it can be had.")
+    return Choice("ffhq", f"FFHQ is used, since there is {gpu} and it can be had.")
 
 
-def _obstacle(named: Named, device: str | torch.device) -> str:
+def _obstacle(named: Named, gpu: str) -> str:
     """Why `named` cannot be served, as a clause; "" if it can."""
     wanted = [place for place in named.places if isinstance(place, HubFile)]
     if not wanted:
         return ""
-    if torch.device(device).type == "cpu":
+    if not gpu:
         return f"{named.name!r} needs a GPU and there is none here"
     if not any(answers(place) for place in wanted):
         return f"{named.name!r} is not in the cache and the Hub does not give it"

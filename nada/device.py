@@ -24,6 +24,8 @@ from nada.morph import Key, frames
 from nada.runs import Job, Models, News, StopFile, train
 from nada.sample import sample
 
+LENT = "a GPU lent for each run"
+
 Recipe = Sequence[tuple[Path, float]]  # domain files and their weights; none is the base itself
 
 
@@ -50,10 +52,23 @@ class Options:
         return {"demo": "demo"}.get(self.base, "ViT-B/32") if self.clip == "auto" else self.clip
 
 
-def choose_options(generator: str, clip: str, device: str) -> Options:
-    """What to serve where the generator may be "auto": the best that can be had here."""
-    choice = choose(generator, str(pick_device(device)) if device == "auto" else device)
+def choose_options(generator: str, clip: str, device: str, lent: bool = False) -> Options:
+    """What to serve where the generator may be "auto": the best that can be had here; `device` and
+    `lent` as `gpu_of` takes them."""
+    choice = choose(generator, gpu_of(device, lent))
     return Options(choice.source, clip, device, choice.reason)
+
+
+def gpu_of(device: str, lent: bool = False) -> str:
+    """The GPU that does the work, for people; "" if none does.
+
+    lent: whether a device is lent by the call, which this process does not see; `device` is then
+    only of the process that serves.
+    """
+    if lent:
+        return LENT
+    found = pick_device(device)
+    return "" if found.type == "cpu" else f"a GPU ({found})"
 
 
 @dataclass(frozen=True)
@@ -227,5 +242,5 @@ class Device:
     def name(self) -> str:
         """What the work is done on, for people."""
         if self.borrowed:
-            return "a GPU lent for each run"
+            return LENT
         return str(self.models().generator.mean_latent.device)

@@ -11,8 +11,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from nada.catalogue import CATALOGUE, servable
-from nada.checkpoint import pick_device
-from nada.device import Download, Options
+from nada.device import Download, Options, gpu_of
 from nada.request import BadInput, shorten
 from nada.studio import TICK, Studio
 
@@ -90,10 +89,9 @@ class Offers:
 def offered(options: Options, lent: bool = False) -> list[str]:
     """The named generators that this machine can serve.
 
-    lent: whether a GPU is lent by the call, which this process does not see.
+    lent: as `gpu_of` takes it.
     """
-    device = "cuda" if lent else pick_device(options.device)
-    return [named.name for named in servable(device)]
+    return [named.name for named in servable(gpu_of(options.device, lent))]
 
 
 def _title(source: str) -> str:

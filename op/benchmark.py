@@ -108,11 +108,11 @@ def compare(
     return median(times["reference"][WARM_UP:]), median(times[backend][WARM_UP:])
 
 
-def bandwidth() -> float:
-    """Bytes per second that a copy of half a GB moves on the GPU, reading and writing."""
-    source = torch.empty(2**27, device="cuda")
+def bandwidth(device: str) -> float:
+    """Bytes per second that a copy of half a GB moves on a device, reading and writing."""
+    source = torch.empty(2**27, device=device)
     target = torch.empty_like(source)
-    runs = [seconds(lambda: target.copy_(source), "cuda") for _ in range(20)]
+    runs = [seconds(lambda: target.copy_(source), device) for _ in range(20)]
     return 2 * source.numel() * 4 / median(runs[5:])
 
 
@@ -138,7 +138,7 @@ def print_tables(sizes: tuple[int, ...] = SIZES, rounds: int = 9) -> None:
 
 
 def _print_table(backend: str, device: str, sizes: tuple[int, ...], rounds: int) -> None:
-    peak = bandwidth() if device == "cuda" else None
+    peak = bandwidth(device) if device == "cuda" else None
     where = torch.cuda.get_device_name() if peak else f"threads: {torch.get_num_threads()}"
     note = f", {peak / 1e9:.0f} GB/s in a copy" if peak else ""
     print(f"\n{backend} against the reference, batch {BATCH}, {where}{note}\n")

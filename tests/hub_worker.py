@@ -78,9 +78,9 @@ def answers(source: str) -> dict:
     return {"answers": [catalogue.answers(place) for place in places]}
 
 
-def choose(wanted: str, device: str) -> dict:
-    choice = catalogue.choose(wanted, device)
-    names = [named.name for named in catalogue.servable(device)]
+def choose(wanted: str, gpu: str) -> dict:
+    choice = catalogue.choose(wanted, gpu)
+    names = [named.name for named in catalogue.servable(gpu)]
     return {"source": choice.source, "reason": choice.reason, "servable": names}
 
 

@@ -4,5 +4,5 @@ import app
 from nada import catalogue, offers
 
 if __name__ == "__main__":
-    offers.servable = lambda device: catalogue.servable("cuda")
+    offers.servable = lambda gpu: catalogue.servable("a GPU")
     app.main()

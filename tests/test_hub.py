@@ -397,21 +397,21 @@ def test_ffhq_that_no_place_has_gets_a_sentence_with_both(hub, worker, places):
 
 
 def test_the_generator_to_start_with(worker, places):
-    choice = worker.call("choose", wanted="auto", device="cpu")
+    choice = worker.call("choose", wanted="auto", gpu="")
     assert choice["source"] == "demo" and "needs a GPU" in choice["reason"]
     assert choice["servable"] == ["demo"]
-    choice = worker.call("choose", wanted="auto", device="cuda")
+    choice = worker.call("choose", wanted="auto", gpu="a GPU (cuda)")
     assert choice["source"] == "ffhq" and "there is a GPU (cuda)" in choice["reason"]
     assert choice["servable"] == ["demo", "ffhq"]
-    choice = worker.call("choose", wanted="auto", device="cuda", offline=True)
+    choice = worker.call("choose", wanted="auto", gpu="a GPU (cuda)", offline=True)
     assert choice["source"] == "demo" and "is not in the cache" in choice["reason"]
     worker.call("locate", source="ffhq")
-    choice = worker.call("choose", wanted="auto", device="cuda", offline=True)
+    choice = worker.call("choose", wanted="auto", gpu="a GPU (cuda)", offline=True)
     assert choice["source"] == "ffhq"
     for place in places:
         place.faults = {"meta": [status(500), ...]}
     assert worker.call("answers", source="ffhq")["answers"] == [True, False]
-    choice = worker.call("choose", wanted="some.pt", device="cpu")
+    choice = worker.call("choose", wanted="some.pt", gpu="")
     assert (choice["source"], choice["reason"]) == ("some.pt", "")
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from playwright.sync_api import expect
 
+from nada import catalogue
 from nada.adapt import PRESETS
 from nada.catalogue import CATALOGUE
-from nada.device import Download, Options, choose_options
+from nada.device import Download, Options, choose_options, gpu_of
 from nada.generator import GeneratorConfig
-from nada.offers import Offers
+from nada.offers import Offers, offered
 from nada.presets import examples
 from nada.request import BadInput
 from nada.studio import Studio
@@ -96,6 +97,15 @@ def test_a_reason_is_told_of_the_choice_and_of_no_other():
     offers = Offers(Studio(options), ["demo", "ffhq"])
     assert offers.first.options.reason and not offers._studio("ffhq").options.reason
     assert choose_options("demo", "demo", "cpu").reason == ""
+
+
+def test_a_lent_gpu_counts_though_this_process_has_none(monkeypatch):
+    assert gpu_of("cpu") == "" and gpu_of("cpu", lent=True) == "a GPU lent for each run"
+    monkeypatch.setattr(catalogue, "answers", lambda place: True)
+    options = choose_options("auto", "auto", "cpu", lent=True)
+    assert (options.generator, options.device) == ("ffhq", "cpu")
+    assert "there is a GPU lent for each run and" in options.reason
+    assert offered(options) == ["demo"] and offered(options, lent=True) == ["demo", "ffhq"]
 
 
 # The page
