@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ from nada.memory import (
     plans,
     saved_bytes,
 )
+from op.build import Unavailable
 from tests.helpers import make_clip
 
 NARROW = GeneratorConfig(64, 16, 16, 2, (24, 24, 16, 12, 8))
@@ -43,12 +45,14 @@ def kept_by(run) -> dict[int, torch.Tensor]:
 
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
 def test_what_the_generator_keeps_is_told_from_its_shapes(backend):
-    if backend == "cpp" and op.describe()["runs"] != "cpp":
-        pytest.skip("the C++ operations are not built here")
+    try:
+        chosen = op.use_backend(backend)
+    except Unavailable as error:  # there is no compiler
+        pytest.skip(str(error))
     generator = Generator(NARROW)
     ws = generator.mapping(torch.randn(1, 16)).detach()
     weights = {p.untyped_storage().data_ptr() for p in generator.parameters()}
-    with op.use_backend(backend):
+    with chosen:
         kept = kept_by(lambda: generator.synthesis(ws))
     features = [
         tensor for place, tensor in kept.items() if tensor.ndim == 4 and place not in weights
@@ -89,6 +93,7 @@ from nada.adapt import AdaptConfig, adapt
 from nada.generator import Generator, GeneratorConfig
 from nada.guidance import DirectionalLoss
 from nada.memory import estimate, peak_bytes
+from op.build import Unavailable
 from tests.helpers import make_clip
 
 torch.set_num_threads(1)
@@ -105,18 +110,18 @@ print(json.dumps([after - before, estimate(frozen, [clip], config)]))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts memory as Linux does")
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="no Linux that counts the peak anew"
+)
 @pytest.mark.parametrize(
     "settings", [{"batch": 4}, {"batch": 4, "micro_batch": 1}, {"batch": 2, "checkpointing": True}]
 )
 def test_a_process_takes_about_what_was_told(settings):
     command = [sys.executable, "-c", MEASURE, json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True)
-    if "clear_refs" in done.stderr:
-        pytest.skip("this system cannot start counting the peak anew")
     assert done.returncode == 0, done.stderr
     taken, told = json.loads(done.stdout)
-    assert 0.4 * told < taken < 1.1 * told  # how many copies convolutions make is the processor's
+    assert 0.4 * told < taken < 1.05 * told  # how many copies convolutions make is the processor's
 
 
 # Plans

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import op
-from op import functions, reference
+from op import backends, reference
 from op.build import BACKENDS, Unavailable, build
 from op.native import DTYPES, Filter, Library
 from tests.helpers import golden, randn
@@ -73,11 +73,21 @@ def libraries(tmp_path_factory):
     return library
 
 
-@pytest.fixture(params=["cpp", "cuda", "gpu on host", "gpu on host, small limits"])
+LIBRARIES = {
+    **{name: backend.dtypes for name, backend in BACKENDS.items()},
+    **dict.fromkeys(("gpu on host", "gpu on host, small limits"), ALL),
+}  # and the types that they work on
+OF_ALL_TYPES = pytest.mark.parametrize(
+    "library, dtype", [(n, t) for n, types in LIBRARIES.items() for t in types],
+    indirect=["library"], ids=str,
+)  # fmt: skip
+
+
+@pytest.fixture(params=LIBRARIES)
 def library(request, libraries, monkeypatch):
-    """A compiled backend that the public functions go through."""
+    """A compiled backend that the public functions go through, for the types it works on."""
     chosen = libraries(request.param)
-    monkeypatch.setattr(functions, "library_for", lambda x: chosen)
+    monkeypatch.setitem(backends._libraries, chosen.device_type, chosen)
     return chosen
 
 
@@ -126,11 +136,9 @@ def test_upfirdn2d(library, kernel, up, down, pad):
     same(grad, grad_, torch.float32)
 
 
-@pytest.mark.parametrize("dtype", ALL, ids=str)
+@OF_ALL_TYPES
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last", "strided"])
 def test_upfirdn2d_of_all_types_and_formats(library, dtype, memory_format):
-    if dtype not in library.dtypes:
-        pytest.skip(f"this backend leaves {dtype} to the reference")
     x = images((2, 5, 9, 10), dtype, memory_format)
     for kernel, up in (("four", (1, 1)), ("four", (2, 2)), ("mixed", (1, 2))):
         (out, grad), (out_, grad_) = fir_both(library, x, KERNELS[kernel], up, (1, 1), (2, 1, 2, 1))
@@ -176,12 +184,10 @@ def same_layer(results, dtype):
         same(grads[name], grads_[name], dtype, factor=20)
 
 
-@pytest.mark.parametrize("dtype", ALL, ids=str)
+@OF_ALL_TYPES
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last", "strided"])
 @pytest.mark.parametrize("shape", [(2, 8, 16, 16), (2, 5, 7, 3), (3, 40, 5, 5)])
 def test_styled_leaky_relu(library, dtype, memory_format, shape):
-    if dtype not in library.dtypes:
-        pytest.skip(f"this backend leaves {dtype} to the reference")
     x = images(shape, dtype, memory_format)
     same_layer(layer_both(library, x), dtype)
 
@@ -193,6 +199,18 @@ def test_styled_leaky_relu(library, dtype, memory_format, shape):
 def test_styled_leaky_relu_with_parts_left_out(library, leave_out, shape):
     x = images(shape, torch.float32)
     same_layer(layer_both(library, x, noise_n=shape[0], leave_out=leave_out), torch.float32)
+
+
+def test_other_types_are_left_to_the_reference(libraries, monkeypatch):
+    x, bias = images((2, 4, 6, 6), torch.float16), randn("bias", (4,))
+
+    def run() -> list[torch.Tensor]:
+        return [op.fused_leaky_relu(x, bias), op.upfirdn2d(x, KERNELS["four"], up=2)]
+
+    monkeypatch.setitem(backends._libraries, "cpu", None)
+    plain = run()
+    monkeypatch.setitem(backends._libraries, "cpu", libraries("cpp"))
+    assert all(map(torch.equal, run(), plain)) and plain[0].dtype == torch.float16
 
 
 def test_golden_cases(library):
@@ -269,7 +287,7 @@ def test_a_generator_gives_the_same_pictures_and_gradients(generator, libraries,
     z = randn("z", (2, 16))
     grads = []
     for chosen in (None, library):
-        monkeypatch.setattr(functions, "library_for", lambda x, chosen=chosen: chosen)
+        monkeypatch.setitem(backends._libraries, "cpu", chosen)
         generator.requires_grad_().zero_grad()
         out = generator(z)
         out.square().mean().backward()
