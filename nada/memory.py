@@ -22,7 +22,7 @@ from nada.precision import uses_bf16
 
 LEAST_RESOLUTION = 256  # below it CLIP, which sees 224 pixels, would miss something
 PASSING = 6  # tensors of the largest layer at once on the way back: gradients and reordered copies
-SPARE = 1.4  # on the sum: freed memory is kept in pieces that do not fit what is asked for next
+SPARE = 1.6  # on the sum: freed memory is kept in pieces that do not fit what is asked for next
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from statistics import median
 
 import pytest
 import torch
@@ -93,7 +94,6 @@ from nada.adapt import AdaptConfig, adapt
 from nada.generator import Generator, GeneratorConfig
 from nada.guidance import DirectionalLoss
 from nada.memory import estimate, peak_bytes
-from op.build import Unavailable
 from tests.helpers import make_clip
 
 torch.set_num_threads(1)
@@ -117,11 +117,14 @@ print(json.dumps([after - before, estimate(frozen, [clip], config)]))
     "settings", [{"batch": 4}, {"batch": 4, "micro_batch": 1}, {"batch": 2, "checkpointing": True}]
 )
 def test_a_process_takes_about_what_was_told(settings):
-    command = [sys.executable, "-c", MEASURE, json.dumps(settings)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    taken, told = json.loads(done.stdout)
-    assert 0.4 * told < taken < 1.05 * told  # how many copies convolutions make is the processor's
+    """The median of three: one process finds the pieces that it freed and another does not."""
+    command, found = [sys.executable, "-c", MEASURE, json.dumps(settings)], []
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    taken, told = median(taken for taken, _ in found), found[0][1]
+    assert 0.4 * told < taken < told  # how many copies convolutions make is the processor's
 
 
 # Plans
