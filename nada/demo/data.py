@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nada.demo.captions import ATTRIBUTES, STYLE_NAMES, attributes_of, with_attribute
 from nada.demo.render import Z_DIM, blur, factors_of, portrait
@@ -159,6 +159,23 @@ def distort(images: Tensor, strength: float = 1.0, noise: float = 0.06) -> Tenso
     images = torch.where(hole, rand(n, 3, 1, 1) * 2 - 1, images)
     level = noise * strength * rand(n, 1, 1, 1)
     return (images + level * torch.randn_like(images)).clamp(-1, 1)
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 where it is faster: on a GPU models so small are held up by other things."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu")
+
+
+@torch.no_grad()
+def fit_linear(head: nn.Linear, features: Tensor, truth: Tensor) -> None:
+    """The head that reads `truth` [N, O] best off `features` [N, I], by least squares with a little
+    damping: for what was trained before, without its head."""
+    ones = torch.ones(len(features), 1, device=features.device)
+    damping = 0.1 * torch.eye(features.shape[1] + 1, device=features.device)
+    table = torch.cat([torch.cat([features, ones], 1), damping])
+    solution = torch.linalg.lstsq(table, F.pad(truth, (0, 0, 0, len(damping)))).solution
+    head.weight.copy_(solution[:-1].T)
+    head.bias.copy_(solution[-1])
 
 
 class Pace:

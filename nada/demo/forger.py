@@ -19,12 +19,13 @@ from torch import Tensor
 
 from nada.clip import CLIP
 from nada.demo.captions import STYLE_NAMES
+from nada.demo.data import half_precision
 from nada.demo.render import Z_DIM, render
 from nada.generator import Generator
 from nada.guidance import DirectionalLoss, RandomViews
 from nada.layers import candidates, freeze_all_but
 
-FRESH, REMEMBERED, IDEAL = 8, 16, 8  # pairs of pictures in a batch
+FRESH, REMEMBERED = 8, 16  # pairs of pictures in a batch, beside a perfect one for each fresh one
 EPISODE = (8, 60)  # steps against one style
 RATE = (0.003, 0.012)  # of Adam, drawn for each style
 
@@ -94,13 +95,12 @@ class Forger:
         after = self._attack(clip, names, ws, before)
         wanted = render(z, STYLE_NAMES[self.style], self.side) - render(z, "photo", self.side)
         style = torch.full((FRESH,), self.style, device=self.device)
-        self._remember(z, before, after, wanted, style)
-        old = [torch.stack(column) for column in zip(*self.rng.choices(self.kept, k=REMEMBERED))]
-        amount = 0.3 + 0.9 * torch.rand(IDEAL, 1, 1, 1, generator=self.generator).to(self.device)
-        ideal = (before[:IDEAL] + amount * wanted[:IDEAL]).clamp(-1, 1)
-        new = [torch.cat([x, x[:IDEAL]]) for x in (z, before, after, wanted, style)]
-        new[2][FRESH:] = ideal
-        z, before, after, wanted, style = (torch.cat(pair) for pair in zip(new, old))
+        fresh = (z, before, after, wanted, style)
+        self._remember(*fresh)
+        amount = 0.3 + 0.9 * torch.rand(FRESH, 1, 1, 1, generator=self.generator).to(self.device)
+        perfect = (z, before, (before + amount * wanted).clamp(-1, 1), wanted, style)
+        old = map(torch.stack, zip(*self.rng.choices(self.kept, k=REMEMBERED)))
+        z, before, after, wanted, style = map(torch.cat, zip(fresh, perfect, old))
         change = after - before
         cosine, share = agreement(change, wanted)
         length = change.flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1).clamp(min=1e-6)
@@ -108,7 +108,7 @@ class Forger:
                 "cosine": cosine, "share": share, "length": length}  # fmt: skip
 
     def _paint(self, generator: Generator, ws: Tensor) -> Tensor:
-        with torch.autocast(ws.device.type, torch.bfloat16, enabled=ws.device.type == "cpu"):
+        with half_precision(ws.device):
             picture = generator.synthesis(ws, resolution=self.side)
         return picture.float().clamp(-1, 1)
 

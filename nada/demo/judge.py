@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nada.checkpoint import CHECKPOINTS, pick_device, write_safetensors
 from nada.demo.captions import ATTRIBUTES, STYLE_NAMES, attributes_of
-from nada.demo.data import Pace, Pool, Schedule, cosine_rate, distort
+from nada.demo.data import Pace, Pool, Schedule, cosine_rate, distort, half_precision
 from nada.demo.render import Z_DIM, factors_of, render
 
 SIZE, PEOPLE, VIEWS, BATCH = 64, 2000, 10, 96
@@ -165,7 +165,7 @@ def train(
         half = BATCH // 2
         images[:half] = attack(judge, images[:half], labels[:half], reach, 1)
         judge.train()
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu"):
+        with half_precision(device):
             logits = judge(images)
         loss = judging_loss(logits, labels, attributes)
         optimizer.zero_grad(set_to_none=True)

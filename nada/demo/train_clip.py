@@ -1,6 +1,6 @@
 """Train a bundled CLIP on rendered portraits: `python -m nada.demo.train_clip resnet` (or `vit`).
 
-OpenAI's architecture at a fraction of the size. Six things are learnt at once:
+OpenAI's architecture at a fraction of the size. Seven things are learnt at once:
 
 - captions: a softmax with several right answers (the renderer knows which captions fit which
   picture), both ways;
@@ -14,7 +14,8 @@ OpenAI's architecture at a fraction of the size. Six things are learnt at once:
   thick, belongs to the style by just that share. Otherwise the loudest cue would do, and adaptation
   would end in a caricature of it;
 - robustness: half of each batch is attacked by one gradient step (FGSM, ε growing over training),
-  because a generator that is trained against CLIP is an attacker too.
+  because a generator that is trained against CLIP is an attacker too;
+- forgeries: the bundled generator is that attacker meanwhile (`nada.demo.forger`); train it first.
 """
 
 from __future__ import annotations
@@ -47,7 +48,18 @@ from nada.demo.captions import (
     held_out_caption,
     style_caption,
 )
-from nada.demo.data import Pace, PartlyStyled, Pool, Schedule, cosine_rate, distort, kept, patches
+from nada.demo.data import (
+    Pace,
+    PartlyStyled,
+    Pool,
+    Schedule,
+    cosine_rate,
+    distort,
+    fit_linear,
+    half_precision,
+    kept,
+    patches,
+)
 from nada.demo.forger import Forger
 from nada.demo.render import FACTORS, Z_DIM, factors_of, render
 from nada.demo.styles import STYLES
@@ -60,6 +72,7 @@ MEMBERS = {
 }
 EPSILON = {"resnet": 0.12, "vit": 0.05}  # largest attack, in units of [-1, 1]: one member robust,
 # one with an eye for small things, which strong attacks unteach
+LEARNING_RATE = 1.2e-3
 FORGED_FROM = 0.1  # of the training: before that CLIP is fooled by anything
 PEOPLE = 32  # in a batch, each in four views
 VIEWS = 4  # a photo, a photo with an attribute given, two styles
@@ -132,18 +145,11 @@ def take_over(clip: CLIP, vocabulary: CompactVocabulary, path: Path) -> None:
 
 @torch.no_grad()
 def fit_head(clip: CLIP, head: nn.Linear, pool: Pool) -> None:
-    """The head that reads factors best off photos, by least squares: for a CLIP trained before."""
+    """Have the head read factors off photos as well as it can: for a CLIP trained before."""
     clip.eval()
     rows = torch.arange(len(pool)).split(200)
     features = torch.cat([clip.encode_image(pool.pictures(r, torch.zeros_like(r))) for r in rows])
-    features = features * clip.model.logit_scale.exp().clamp(max=30)
-    ones = torch.ones(len(features), 1, device=features.device)
-    truth = factors_of(pool.z).to(features)
-    damped = 0.1 * torch.eye(features.shape[1] + 1, device=features.device)
-    table = torch.cat([torch.cat([features, ones], 1), damped])
-    solution = torch.linalg.lstsq(table, F.pad(truth, (0, 0, 0, len(damped)))).solution
-    head.weight.copy_(solution[:-1].T)
-    head.bias.copy_(solution[-1])
+    fit_linear(head, scale_of(clip) * features, factors_of(pool.z).to(features))
     clip.train()
 
 
@@ -293,9 +299,9 @@ def attributive(images: Tensor, texts: Tensor, batch: dict[str, Tensor], scale: 
     return ranking.mean() + torch.stack(presence).mean() + colour + direction
 
 
-def half_precision(device: torch.device):
-    """bfloat16 where it is faster: on a GPU models so small are held up by other things."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu")
+def scale_of(clip: CLIP) -> Tensor:
+    """What cosines are multiplied by, learnt and bounded."""
+    return clip.model.logit_scale.exp().clamp(max=30)
 
 
 def likeness(predicted: Tensor, factors: Tensor) -> Tensor:
@@ -311,7 +317,7 @@ def total_loss(
     with half_precision(images.device):
         everything = clip.encode_image(images)
     features, graded = everything[:count], everything[count:]
-    scale = clip.model.logit_scale.exp().clamp(max=30)
+    scale = scale_of(clip)
     people = count // VIEWS
     rows = torch.arange(count, device=images.device)
     own = torch.cat([rows[:people], rows[2 * people :]])  # nothing was given
@@ -328,19 +334,19 @@ def total_loss(
 
 
 def forgery_loss(
-    clip: CLIP, head: nn.Module, forged: dict[str, Tensor], names: Tensor, scale: Tensor
+    clip: CLIP, head: nn.Module, forged: dict[str, Tensor], views: RandomViews, names: Tensor
 ) -> Tensor:
-    """How far CLIP is from the truth about what a `Forger` gave it; names [S, D], with gradient.
+    """How far CLIP is from the truth about what a `Forger` gave it, seen through `views`; names
+    [S, D], with gradient.
 
     The directional loss of a pair should be what the pictures' own directions say, the style's
     share in the later picture what of the change is true, and the person be read off the earlier
     one, which is the generator's and not the renderer's.
     """
+    seen = torch.cat(views.draw(SIZE, forged["before"], forged["after"]))
     with half_precision(names.device):
-        source, adapted = clip.encode_image(
-            torch.cat([forged["seen_before"], forged["seen_after"]])
-        ).chunk(2)
-    style, share = forged["style"], forged["share"]
+        source, adapted = clip.encode_image(seen).chunk(2)
+    style, share, scale = forged["style"], forged["share"], scale_of(clip)
     move, direction = adapted - source, F.normalize(names[style] - names[0], dim=1)
     cosine = (move * direction).sum(1) / move.norm(dim=1).clamp(min=SHORTEST_MOVE)
     certain = (10 * forged["length"]).clamp(max=1)  # who hardly moved went nowhere
@@ -363,11 +369,15 @@ def train(
     compiled: bool,
     forger: Forger | None = None,
     deadline: float = math.inf,
-    lr: float = 1.2e-3,
+    rate: float = 1.0,
     continued: bool = False,
 ) -> None:
     """Train in place; takes up again what `state` holds. The head that reads factors is dropped,
-    and a forger starts anew."""
+    and a forger starts anew.
+
+    compiled: whether to compile the image tower. deadline: when to be done, as `Schedule` takes it.
+    rate: a factor on the learning rate. continued: the weights were trained before.
+    """
     device = clip.model.logit_scale.device
     head = nn.Linear(EMBED, len(FACTORS)).to(device)
     if continued:
@@ -377,7 +387,7 @@ def train(
     plain = [p for p in learner.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-        lr=lr,
+        lr=LEARNING_RATE,
         betas=(0.9, 0.98),
         fused=device.type != "cpu",
     )
@@ -393,7 +403,7 @@ def train(
     views = RandomViews(1)
     while (done := schedule(step)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 100) * cosine_rate(done)
+            group["lr"] = LEARNING_RATE * rate * min(1.0, (step + 1) / 100) * cosine_rate(done)
         batch = batches()
         texts = encode_texts(clip, batch)
         images = batch["images"]
@@ -405,11 +415,7 @@ def train(
         loss = total_loss(clip, head, images, batch, texts)
         if forger and (continued or done > FORGED_FROM):
             forged = forger(clip, texts["names"])
-            forged["seen_before"], forged["seen_after"] = views.draw(
-                SIZE, forged["before"], forged["after"]
-            )
-            scale = clip.model.logit_scale.exp().clamp(max=30)
-            loss = loss + forgery_loss(clip, head, forged, texts["names"], scale)
+            loss = loss + forgery_loss(clip, head, forged, views, texts["names"])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
@@ -593,6 +599,7 @@ def main() -> None:
     clip = build_model(args.member, vocabulary).train().to(device)
     if args.start:
         take_over(clip, vocabulary, args.start)
+    base = load_generator(args.generator, device) if args.generator else None
     renders = f"{args.people}-{args.views}.pt"
     pool = kept(Pool, args.work / f"pool-{renders}", args.people, args.views, SIZE, 1, device)
     partly = kept(PartlyStyled, args.work / f"partly-{renders}", pool, SIZE, 1)
@@ -603,10 +610,10 @@ def main() -> None:
         args.work / f"clip-{args.member}.pt",
         EPSILON[args.member] if args.epsilon is None else args.epsilon,
         args.compile,
-        Forger(load_generator(args.generator, device), SIZE, seed) if args.generator else None,
-        started + 60 * args.minutes,
-        1.2e-3 * args.rate,
-        args.start is not None,
+        forger=Forger(base, SIZE, seed) if base else None,
+        deadline=started + 60 * args.minutes,
+        rate=args.rate,
+        continued=args.start is not None,
     )
     clip.__dict__.pop("encode_image", None)  # the compiled one
     clip.requires_grad_(False).eval().cpu()

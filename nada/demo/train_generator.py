@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nada.checkpoint import CHECKPOINTS, load_generator, pick_device, save_generator
-from nada.demo.data import Pace, Schedule, cosine_rate
+from nada.demo.data import Pace, Schedule, cosine_rate, fit_linear, half_precision
 from nada.demo.render import Z_DIM, factors_of, portrait, render
 from nada.generator import Generator, GeneratorConfig
 
@@ -144,17 +144,6 @@ def train_mapping(generator: Generator, head: nn.Linear, steps: int, batch: int 
     return error.item()
 
 
-@torch.no_grad()
-def fit_head(generator: Generator, head: nn.Linear, photos: Photos) -> None:
-    """The head that reads best what is drawn, by least squares: for a mapping trained before."""
-    z, drawn = photos.z[:16_384], photos.drawn[:16_384]
-    w = generator.mapping(z)[:, 0]
-    ones = torch.ones(len(w), 1, device=w.device)
-    solution = torch.linalg.lstsq(torch.cat([w, ones], 1), drawn).solution
-    head.weight.copy_(solution[:-1].T)
-    head.bias.copy_(solution[-1])
-
-
 def picture_gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
@@ -245,7 +234,7 @@ def train_stage(
 
     def loss_of(z: Tensor, drawn: Tensor, truth: Tensor, progress: Tensor) -> Tensor:
         w = generator.mapping(z)
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_cpu):
+        with half_precision(device):
             image = generator.synthesis(w)
         return distillation_loss(image.float(), truth, progress) + 0.1 * F.mse_loss(
             head(w[:, 0]), drawn
@@ -340,7 +329,9 @@ def main() -> None:
         if size < saved_size:
             continue
         if args.start:
-            fit_head(generator, head, photos)
+            with torch.no_grad():
+                w = generator.mapping(photos.z[:16_384])[:, 0]
+            fit_linear(head, w, photos.drawn[:16_384])
         elif i == 0 and not state.exists():
             error = train_mapping(generator, head, round(4000 * min(1, args.scale)))
             print(f"mapping: error {error:.4f}", flush=True)
