@@ -49,8 +49,8 @@ def test_every_weight_file_is_described_with_its_sha256():
 def test_the_generator_draws_the_renderers_people(generator):
     assert generator.size == 128
     figures = train_generator.measure(generator, n=96)
-    assert figures["l1"] < 0.03
-    assert figures["gradients"] > 0.8
+    assert figures["l1"] < 0.026
+    assert figures["gradients"] > 0.82
 
 
 def test_truncation_goes_from_one_face_to_everybody(generator):
@@ -83,14 +83,13 @@ def test_mirrored_and_style_mixed_samples_are_photos(generator, judge):
 
 def test_clip_names_styles_on_new_people_and_in_new_words():
     figures = train_clip.measure(load_clips("demo"), people=10, seed=4242)
-    assert figures["style"] > 0.88 and figures["wording"] > 0.85, figures
-    assert min(figures[name] for name in ("hair colour", "glasses", "hat")) > 0.9, figures
-    assert figures["beard"] > 0.65, figures
+    assert figures["style"] > 0.92 and figures["wording"] > 0.88, figures
+    assert min(figures[name] for name in ("hair colour", "glasses", "hat", "beard")) > 0.9, figures
 
 
 def test_the_robust_member_withstands_an_attack_it_was_not_trained_with():
     figures = train_clip.measure([load_clip("demo")], people=8, seed=4243)
-    assert figures["style"] > 0.85 and figures["pgd"] > 0.7, figures
+    assert figures["style"] > 0.9 and figures["pgd"] > 0.75, figures
 
 
 def test_clip_knows_the_words_of_its_captions():

@@ -78,13 +78,18 @@ def shoot(page, name: str, folder) -> None:
     page.screenshot(path=folder / f"{name}-{page.viewport_size['width']}.png", full_page=True)
 
 
+def unfold(page) -> None:
+    """Open the settings, and wait until they take up what is typed."""
+    page.get_by_text("Settings").first.click()
+    expect(field(page, "Seed")).to_be_visible()
+    page.wait_for_timeout(PAUSE)
+
+
 def adapt(page, steps=9, target="zombie"):
     """A run from the page's form to its end; what the page shows then."""
     field(page, "Target").fill(target)
     if not field(page, "Steps").is_visible():
-        page.get_by_text("Settings").first.click()
-        expect(field(page, "Steps")).to_be_visible()
-        page.wait_for_timeout(PAUSE)
+        unfold(page)
     field(page, "Steps").fill(str(steps))
     before = page.locator(".card").count()
     button(page, "Adapt").click()
@@ -118,9 +123,7 @@ def test_a_visit(page, tmp_path, server):
     page.get_by_text("face → zombie").click()
     expect(field(page, "Target")).to_have_value("zombie")
     expect(field(page, "Source")).to_have_value("face")
-    page.get_by_text("Settings").first.click()
-    expect(field(page, "Steps")).to_be_visible()
-    page.wait_for_timeout(PAUSE)
+    unfold(page)
     field(page, "Steps").fill("2000")
 
     field(page, "Target").press("Enter")
@@ -196,9 +199,7 @@ def test_a_result_is_explored(page, tmp_path):
 
 def test_a_stopped_run_goes_back_to_its_snapshots(visit):
     page = visit()
-    page.get_by_text("Settings").first.click()
-    expect(field(page, "Steps")).to_be_visible()
-    page.wait_for_timeout(PAUSE)
+    unfold(page)
     field(page, "Steps").fill("2000")
     button(page, "Adapt").click()
     expect(page.locator(".run.running")).to_contain_text(re.compile(r"step [2-9]\d/2000"))
@@ -286,9 +287,7 @@ def test_hints_come_while_typing(visit):
 
 def test_who_waits_sees_their_place_and_a_closed_page_makes_room(visit, tmp_path):
     first, second = visit(), visit(WIDTHS["phone"])
-    first.get_by_text("Settings").first.click()
-    expect(field(first, "Steps")).to_be_visible()
-    first.wait_for_timeout(PAUSE)
+    unfold(first)
     field(first, "Steps").fill("2000")
     field(first, "Target").press("Enter")
     expect(first.locator(".run.running")).to_contain_text("/2000")
@@ -370,9 +369,7 @@ def test_what_is_wrong_stands_at_its_field(page):
         button(page, "Adapt").click()
         expect(refusal).to_contain_text(sentence)
     field(page, "Target").fill("zombie")
-    page.get_by_text("Settings").first.click()
-    expect(field(page, "Seed")).to_be_visible()
-    page.wait_for_timeout(PAUSE)
+    unfold(page)
     field(page, "Seed").click()
     field(page, "Seed").fill("-5")
     field(page, "Seed").press("Tab")
