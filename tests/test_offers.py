@@ -28,6 +28,7 @@ from tests.test_page import (  # noqa: F401
     field,
     fits,
     picture,
+    unfold,
     visit,
 )
 
@@ -189,10 +190,12 @@ def test_a_generator_is_chosen_in_the_page(visit, places, server, tmp_path):  # 
     page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")
     page.screenshot(path=tmp_path / "downloading.png")
 
-    other = visit(WIDTHS["phone"], locale="ru-RU")  # comes and works while that goes on
+    other = visit(WIDTHS["phone"], locale="ru-RU")  # comes meanwhile, and works for longer
     expect(other.locator("#generator")).to_contain_text("Генератор")
+    unfold(other, "Настройки", "Зерно")
+    field(other, "Шаги").fill("2000")
     other.locator("#adapt").click()
-    expect(other.locator(".run.running")).to_contain_text("1/")
+    expect(other.locator(".run.running")).to_contain_text("/2000")
     go_on.set()
     expect(page.locator("#foot")).to_contain_text(FILE.file)
     expect(other.locator(".run.running")).to_be_visible()

@@ -71,17 +71,17 @@ def button(page, name: str):
 
 def field(page, label: str):
     """The typed input of a label, which its hint follows; a slider has another beside it."""
-    return page.get_by_label(re.compile(rf"^\s*(number input for )?{label}\b")).first
+    return page.get_by_label(re.compile(rf"^\s*(number input for )?{label}(?=\s|$)")).first
 
 
 def shoot(page, name: str, folder) -> None:
     page.screenshot(path=folder / f"{name}-{page.viewport_size['width']}.png", full_page=True)
 
 
-def unfold(page) -> None:
+def unfold(page, settings="Settings", seed="Seed") -> None:
     """Open the settings, and wait until they take up what is typed."""
-    page.get_by_text("Settings").first.click()
-    expect(field(page, "Seed")).to_be_visible()
+    page.get_by_text(settings).first.click()
+    expect(field(page, seed)).to_be_visible()
     page.wait_for_timeout(PAUSE)
 
 
