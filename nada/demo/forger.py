@@ -26,6 +26,7 @@ from nada.guidance import DirectionalLoss, RandomViews
 from nada.layers import candidates, freeze_all_but
 
 FRESH, REMEMBERED = 8, 16  # pairs of pictures in a batch, beside a perfect one for each fresh one
+MEMORY = 64  # batches' worth of remembered pairs
 EPISODE = (8, 60)  # steps against one style
 RATE = (0.003, 0.012)  # of Adam, drawn for each style
 
@@ -57,13 +58,15 @@ def agreement(change: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 class Forger:
     """A copy of `base` that is adapted against CLIP, one random style after another."""
 
-    def __init__(self, base: Generator, side: int, seed: int, memory: int = 1024):
-        self.base, self.side, self.memory = base.requires_grad_(False), side, memory
+    def __init__(self, base: Generator, side: int, seed: int, times: int = 1):
+        """times: a factor on the pictures of a batch, for a GPU."""
+        self.base, self.side = base.requires_grad_(False), side
+        self.fresh, self.remembered = FRESH * times, REMEMBERED * times
         self.device = base.mean_latent.device
         self.rng, self.views = random.Random(seed), RandomViews(1)
         self.views.seed(seed)
         self.generator = torch.Generator().manual_seed(seed)
-        self.kept: list[tuple[Tensor, ...]] = []
+        self.kept: list[Tensor] = []  # columns: z, before, after, wanted, style
         self.left = 0
 
     def _start(self) -> None:
@@ -88,18 +91,20 @@ class Forger:
         if not self.left:
             self._start()
         self.left -= 1
-        z = torch.randn(FRESH, Z_DIM, generator=self.generator).to(self.device)
+        z = torch.randn(self.fresh, Z_DIM, generator=self.generator).to(self.device)
         with torch.no_grad():
             ws = self.base.mapping(z)
             before = self._paint(self.base, ws)
         after = self._attack(clip, names, ws, before)
         wanted = render(z, STYLE_NAMES[self.style], self.side) - render(z, "photo", self.side)
-        style = torch.full((FRESH,), self.style, device=self.device)
+        style = torch.full((self.fresh,), self.style, device=self.device)
         fresh = (z, before, after, wanted, style)
         self._remember(*fresh)
-        amount = 0.3 + 0.9 * torch.rand(FRESH, 1, 1, 1, generator=self.generator).to(self.device)
+        amount = 0.3 + 0.9 * torch.rand(self.fresh, 1, 1, 1, generator=self.generator)
+        amount = amount.to(self.device)
         perfect = (z, before, (before + amount * wanted).clamp(-1, 1), wanted, style)
-        old = map(torch.stack, zip(*self.rng.choices(self.kept, k=REMEMBERED)))
+        drawn = torch.randint(len(self.kept[0]), (self.remembered,), generator=self.generator)
+        old = [column[drawn.to(self.device)] for column in self.kept]
         z, before, after, wanted, style = map(torch.cat, zip(fresh, perfect, old))
         change = after - before
         cosine, share = agreement(change, wanted)
@@ -130,8 +135,12 @@ class Forger:
         return after.detach()
 
     def _remember(self, *columns: Tensor) -> None:
-        rows = [tuple(x.clone() for x in row) for row in zip(*columns)]  # not views of a batch
-        room = self.memory - len(self.kept)
-        self.kept += rows[:room]
-        for row in rows[max(0, room) :]:
-            self.kept[self.rng.randrange(self.memory)] = row
+        """Keep the pairs of a batch, in the place of random ones where there are enough."""
+        if not self.kept:
+            self.kept = [column.clone() for column in columns]
+        elif len(self.kept[0]) < MEMORY * self.remembered:
+            self.kept = [torch.cat(pair) for pair in zip(self.kept, columns)]
+        else:
+            places = torch.randperm(len(self.kept[0]), generator=self.generator)[: self.fresh]
+            for column, new in zip(self.kept, columns):
+                column[places.to(self.device)] = new

@@ -35,7 +35,7 @@ class Judge(nn.Module):
     `features` are the layer before both.
     """
 
-    def __init__(self, width: int = 24):
+    def __init__(self, width: int = 40):
         super().__init__()
         widths = [3, width, 2 * width, 4 * width, 6 * width]
         blocks = []
@@ -102,14 +102,14 @@ def disturb(images: Tensor) -> Tensor:
     return images.clamp(-1, 1)
 
 
-def batch_of(pool: Pool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def batch_of(pool: Pool, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures [N, 3, S, S], style labels [N] and attributes [N, A]; a tenth of the pictures are
     thin overlays labelled photo."""
-    person = torch.randint(len(pool), (BATCH,), generator=generator)
-    view = torch.randint(pool.styles.shape[1], (BATCH,), generator=generator)
+    person = torch.randint(len(pool), (size,), generator=generator)
+    view = torch.randint(pool.styles.shape[1], (size,), generator=generator)
     images, labels = pool.pictures(person, view), pool.styles[person, view].clone()
     attributes = pool.attributes[person, view].clone()
-    thin = BATCH // 10
+    thin = size // 10
     alpha = 0.35 * torch.rand(thin, 1, 1, 1, generator=generator).to(images)
     photos = pool.pictures(person[:thin], torch.zeros(thin, dtype=torch.long))
     images[:thin] = torch.lerp(photos, images[:thin], alpha)
@@ -145,6 +145,7 @@ def train(
     state: Path,
     deadline: float = math.inf,
     lr: float = 3e-3,
+    batch: int = BATCH,
 ) -> None:
     """Train in place; takes up again what `state` holds."""
     device = judge.head.weight.device
@@ -159,10 +160,10 @@ def train(
     while (done := schedule(step)) < 1:
         optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 50) * cosine_rate(done)
         generator = torch.Generator().manual_seed(33_000_000 + step)
-        images, labels, attributes = batch_of(pool, generator)
+        images, labels, attributes = batch_of(pool, batch, generator)
         reach = epsilon * min(1.0, 2 * done) * torch.rand((), generator=generator).item()
         judge.eval()  # the attack must not count into the batch statistics
-        half = BATCH // 2
+        half = batch // 2
         images[:half] = attack(judge, images[:half], labels[:half], reach, 1)
         judge.train()
         with half_precision(device):
@@ -205,6 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--people", type=int, default=PEOPLE)
+    parser.add_argument("--batch", type=int, default=BATCH, help="pictures in a step")
     parser.add_argument("--epsilon", type=float, default=0.08, help="in units of [-1, 1]")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end sooner")
     parser.add_argument("--device", default="auto")
@@ -220,7 +222,8 @@ def main() -> None:
     judge, pool = Judge().to(device), Pool(args.people, VIEWS, SIZE, 3, device)
     args.work.mkdir(parents=True, exist_ok=True)
     deadline = started + 60 * args.minutes
-    train(judge, pool, args.steps, args.epsilon, args.work / "judge.pt", deadline)
+    state = args.work / "judge.pt"
+    train(judge, pool, args.steps, args.epsilon, state, deadline, batch=args.batch)
     judge.eval().requires_grad_(False)
     figures = {k: f"{v:.3f}" for k, v in measure(judge, args.held_out).items()}
     print(json.dumps(figures))

@@ -74,7 +74,7 @@ EPSILON = {"resnet": 0.12, "vit": 0.05}  # largest attack, in units of [-1, 1]: 
 # one with an eye for small things, which strong attacks unteach
 LEARNING_RATE = 1.2e-3
 FORGED_FROM = 0.1  # of the training: before that CLIP is fooled by anything
-PEOPLE = 32  # in a batch, each in four views
+PEOPLE = 32  # in a step, each in four views
 VIEWS = 4  # a photo, a photo with an attribute given, two styles
 FILES = {"resnet": BUNDLED["demo"], "vit": BUNDLED["demo-vit"]}
 
@@ -569,6 +569,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--people", type=int, default=2400, help="people in the pool of renders")
     parser.add_argument("--views", type=int, default=10, help="pictures of each")
+    parser.add_argument("--batch", type=int, default=PEOPLE, help="people of them in a step")
     parser.add_argument("--epsilon", type=float, help="largest attack (default: the member's own)")
     parser.add_argument(
         "--generator", default="demo", help='whose adaptations to learn from; "" for none'
@@ -605,12 +606,12 @@ def main() -> None:
     partly = kept(PartlyStyled, args.work / f"partly-{renders}", pool, SIZE, 1)
     train(
         clip,
-        Batches(pool, partly, PEOPLE, vocabulary, seed),
+        Batches(pool, partly, args.batch, vocabulary, seed),
         args.steps,
         args.work / f"clip-{args.member}.pt",
         EPSILON[args.member] if args.epsilon is None else args.epsilon,
         args.compile,
-        forger=Forger(base, SIZE, seed) if base else None,
+        forger=Forger(base, SIZE, seed, max(1, args.batch // PEOPLE)) if base else None,
         deadline=started + 60 * args.minutes,
         rate=args.rate,
         continued=args.start is not None,
