@@ -309,7 +309,8 @@ def test_a_forger_adapts_a_copy_against_clip_and_tells_the_truth_about_it(monkey
     base, clip = load_generator("demo"), load_clip("demo")
     names = clip.encode_text([style.names[0] for style in STYLES.values()])
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    forger = Forger(base, 64, seed=3)
+    pool = Pool(40, 12, 64, seed=1)
+    forger = Forger(base, pool, seed=3)
     rounds = [forger(clip, names) for _ in range(4)]
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
     assert {len(column) for column in forger.kept} == {REMEMBERED}

@@ -80,7 +80,8 @@ class PartlyStyled:
         self.styles = torch.zeros(people, dtype=torch.long)
         self.shares = torch.zeros(people)
         with torch.no_grad():
-            for rows in torch.arange(people).split(8):  # eight people share the choice of cues
+            together = 8 if device.type == "cpu" else 32  # people who share the choice of cues
+            for rows in torch.arange(people).split(together):
                 index = rng.randrange(1, len(STYLE_NAMES))
                 chance = rng.uniform(0.2, 0.9)
                 picture, share = draw_partly(

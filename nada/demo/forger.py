@@ -19,8 +19,7 @@ from torch import Tensor
 
 from nada.clip import CLIP
 from nada.demo.captions import STYLE_NAMES
-from nada.demo.data import half_precision
-from nada.demo.render import Z_DIM, render
+from nada.demo.data import Pool, half_precision
 from nada.generator import Generator
 from nada.guidance import DirectionalLoss, RandomViews
 from nada.layers import candidates, freeze_all_but
@@ -58,9 +57,11 @@ def agreement(change: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 class Forger:
     """A copy of `base` that is adapted against CLIP, one random style after another."""
 
-    def __init__(self, base: Generator, side: int, seed: int, times: int = 1):
-        """times: a factor on the pictures of a batch, for a GPU."""
-        self.base, self.side = base.requires_grad_(False), side
+    def __init__(self, base: Generator, pool: Pool, seed: int, times: int = 1):
+        """pool: the people shown, and the truth about them. times: a factor on the pictures of a
+        batch, for a GPU."""
+        self.base, self.pool = base.requires_grad_(False), pool
+        self.side = pool.images.shape[-1]
         self.fresh, self.remembered = FRESH * times, REMEMBERED * times
         self.device = base.mean_latent.device
         self.rng, self.views = random.Random(seed), RandomViews(1)
@@ -73,11 +74,13 @@ class Forger:
         """A fresh copy against a new style."""
         self.copy = copy.deepcopy(self.base)
         self.style = self.rng.randrange(1, len(STYLE_NAMES))
+        self.people, self.view = (self.pool.styles == self.style).nonzero(as_tuple=True)
         freeze_all_but(self.copy, candidates(self.copy, resolution=self.side), noise=False)
         trained = [p for p in self.copy.parameters() if p.requires_grad]
         low, high = map(math.log, RATE)
         rate = math.exp(self.rng.uniform(low, high))
-        self.optimizer = torch.optim.Adam(trained, rate, betas=(0.0, 0.99))
+        fused = self.device.type != "cpu"
+        self.optimizer = torch.optim.Adam(trained, rate, betas=(0.0, 0.99), fused=fused)
         self.left = self.rng.randint(*EPISODE)
 
     def __call__(self, clip: CLIP, names: Tensor) -> dict[str, Tensor]:
@@ -91,12 +94,15 @@ class Forger:
         if not self.left:
             self._start()
         self.left -= 1
-        z = torch.randn(self.fresh, Z_DIM, generator=self.generator).to(self.device)
+        drawn = torch.randint(len(self.people), (self.fresh,), generator=self.generator)
+        people, view = self.people[drawn], self.view[drawn]
+        z = self.pool.z[people].to(self.device)
         with torch.no_grad():
             ws = self.base.mapping(z)
             before = self._paint(self.base, ws)
         after = self._attack(clip, names, ws, before)
-        wanted = render(z, STYLE_NAMES[self.style], self.side) - render(z, "photo", self.side)
+        photos = self.pool.pictures(people, torch.zeros_like(view))
+        wanted = self.pool.pictures(people, view) - photos
         style = torch.full((self.fresh,), self.style, device=self.device)
         fresh = (z, before, after, wanted, style)
         self._remember(*fresh)

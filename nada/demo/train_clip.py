@@ -100,10 +100,8 @@ class CompactVocabulary:
             [self.index[t] for t in [START, *chain(*map(word_tokens, text.split())), END]]
             for text in texts
         ]
-        table = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-        for row, ids in zip(table, rows):
-            row[: len(ids)] = torch.tensor(ids)
-        return table
+        longest = max(map(len, rows))
+        return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
 
 
 def build_model(member: str, vocabulary: CompactVocabulary) -> CLIP:
@@ -184,9 +182,9 @@ class Batches:
         captions = [caption(s, a, self.rng) for s, a in zip(styles.tolist(), attributes.tolist())]
         named = torch.tensor([c.style for c in captions])
         fits = (styles[:, None] == named[None]) | (named[None] < 0)
-        for j, c in enumerate(captions):
-            for attribute, value in c.claims:
-                fits[:, j] &= attributes[:, attribute] == value
+        claims = [dict(c.claims) for c in captions]
+        claimed = torch.tensor([[c.get(a, -1) for a in range(len(ATTRIBUTES))] for c in claims])
+        fits &= ((claimed < 0) | (claimed == attributes[:, None])).all(2)
         names = [style_caption(s, self.rng).text for s in range(len(STYLE_NAMES))]
         having, lacking, alone = attribute_texts(self.rng)
         graded, shares = self._graded(person, other[:, 0])
@@ -611,7 +609,7 @@ def main() -> None:
         args.work / f"clip-{args.member}.pt",
         EPSILON[args.member] if args.epsilon is None else args.epsilon,
         args.compile,
-        forger=Forger(base, SIZE, seed, max(1, args.batch // PEOPLE)) if base else None,
+        forger=Forger(base, pool, seed, max(1, args.batch // PEOPLE)) if base else None,
         deadline=started + 60 * args.minutes,
         rate=args.rate,
         continued=args.start is not None,
