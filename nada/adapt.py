@@ -360,11 +360,11 @@ class Preset:
 PRESETS = {
     "demo": Preset(
         AdaptConfig(
-            steps=70, batch=8, lr=0.006, final_lr=0.001, beta2=0.99, truncation_psi=0.9,
-            train_noise=False, preview_every=4, resolution=64,
+            steps=60, batch=4, lr=0.004, final_lr=0.001, beta2=0.99, truncation_psi=0.9,
+            train_noise=False, preview_every=4, resolution=64, precision="auto",
         ),
         guidance={
-            "directional": 1.0, "global_": 1.0, "in_domain": 0.5, "views": 2, "templates": ("{}",),
+            "directional": 1.0, "global_": 1.0, "in_domain": 0.5, "views": 1, "templates": ("{}",),
         },
         source="photo",
     ),

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, pstdev
@@ -44,6 +45,7 @@ HELD_OUT = (
     "cat", "avatar",
 )  # fmt: skip
 TARGETS = TUNED + HELD_OUT
+FIRST_SEED = 10_000  # of the judged pictures: far from those that a page shows
 PSI = 0.7  # of the judged pictures: what the page shows
 SHEET_SEEDS = tuple(range(6))
 REGIONS = ("backdrop", "hair", "skin")
@@ -103,6 +105,24 @@ def _job(clips: Sequence[CLIP], target: str, preset: Preset) -> tuple:
 
 
 @torch.no_grad()
+@lru_cache(maxsize=2)
+def _frozen(base: Generator, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the people that `assess` looks at: z, pictures by the frozen base truncated and not, and
+    photos. The same for every run."""
+    seeds = range(FIRST_SEED, FIRST_SEED + count)
+    z = latents(seeds, base.z_dim).to(base.mean_latent.device)
+    before, wide_before = (sample(base, seeds, psi, batch=32) for psi in (PSI, 1.0))
+    return z, before, wide_before, render(z, "photo", base.size)
+
+
+@torch.no_grad()
+@lru_cache(maxsize=len(TARGETS))
+def _truth(base: Generator, target: str, count: int) -> Tensor:
+    """Renders of those people in the style `target`."""
+    return render(_frozen(base, count)[0], target, base.size)
+
+
+@torch.no_grad()
 def assess(
     base: Generator,
     adapted: Generator,
@@ -112,12 +132,10 @@ def assess(
     count: int,
 ) -> dict[str, float | None]:
     """The figures of `Row` for `count` seeds; `target` names a style of the portrait world."""
-    seeds = range(10_000, 10_000 + count)  # far from the seeds that a page shows
-    before, after = (sample(g, seeds, PSI, batch=32) for g in (base, adapted))
+    z, before, wide_before, photos = _frozen(base, count)
+    truth, seeds = _truth(base, target, count), range(FIRST_SEED, FIRST_SEED + count)
     # Without truncation z says who is shown, so that pictures can be held against renders.
-    wide_before, wide_after = (sample(g, seeds, 1.0, batch=32) for g in (base, adapted))
-    z = latents(seeds, base.z_dim).to(before.device)
-    photos, truth = render(z, "photo", base.size), render(z, target, base.size)
+    after, wide_after = (sample(adapted, seeds, psi, batch=32) for psi in (PSI, 1.0))
     features = [clip.encode_image(pictures) for pictures in (before, after)]
     spread = [
         diversity(judge.features(pictures.clamp(-1, 1)))

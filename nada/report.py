@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 
 from nada.experiments.stopping import knee, plateau
 from nada.files import written_whole
+from nada.sweep import SUMMARY
 
-SUMMARY = "summary.jsonl"
 DIGITS = 4  # significant, of every number in the summary
 
 

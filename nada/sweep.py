@@ -40,7 +40,7 @@ from nada.clip import CLIP, load_clips
 from nada.delta import diff
 from nada.demo.judge import Judge, load_judge, verdicts
 from nada.demo.render import Z_DIM, render
-from nada.evaluate import PSI, SHEET_SEEDS, assess, distance_to_truth
+from nada.evaluate import FIRST_SEED, PSI, SHEET_SEEDS, assess, distance_to_truth
 from nada.experiments.spec import Run, Spec, load_spec
 from nada.experiments.variants import RandomLayers, Unpaired, select_by_w_shift_off_by_one
 from nada.files import written_whole
@@ -51,8 +51,8 @@ from nada.metrics import diversity, identity, kernel_distance, quality
 from nada.sample import image_grid, latents, sample
 
 RESULT, SETTINGS, CURVE = "result.json", "settings.json", "metrics.jsonl"
+SUMMARY = "summary.jsonl"  # of a report
 DELTA, GRID, ERROR = "delta.safetensors", "grid.png", "error.txt"
-FIRST_SEED = 10_000  # of the measured pictures: far from those that a page shows
 OTHERS = 20_000  # seeds of the true renders that the kernel distance compares with
 
 
@@ -214,10 +214,15 @@ def kernel_to_truth(models: Models, target: str, adapted: Generator, count: int)
     """Kernel distance (KID) of adapted pictures, in the judge's features, from true renders of as
     many other people in the target's style."""
     seeds = range(FIRST_SEED, FIRST_SEED + count)
-    z = latents(range(OTHERS, OTHERS + count), models.base.z_dim)
-    truth = render(z.to(models.base.mean_latent.device), target, models.base.size)
     pictures = sample(adapted, seeds, 1.0)
-    return kernel_distance(models.judge.features(pictures), models.judge.features(truth))
+    truth = _features_of_others(models.base, models.judge, target, count)
+    return kernel_distance(models.judge.features(pictures), truth)
+
+
+@functools.cache
+def _features_of_others(base: Generator, judge: Judge, target: str, count: int) -> Tensor:
+    z = latents(range(OTHERS, OTHERS + count), base.z_dim)
+    return judge.features(render(z.to(base.mean_latent.device), target, base.size))
 
 
 # One run
@@ -325,6 +330,13 @@ def home(folder: Path, run: Run) -> Path:
 
 def is_done(folder: Path, run: Run) -> bool:
     return (home(folder, run) / RESULT).is_file()
+
+
+def summarised(folder: Path) -> set[str]:
+    """The runs that a report has put into the folder's summary, whose own folders may be gone."""
+    path = folder / SUMMARY
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {json.loads(line)["id"] for line in lines}
 
 
 def write_plan(folder: Path, spec: Spec) -> None:
@@ -504,7 +516,8 @@ def run_sweep(args: argparse.Namespace) -> int:
     specs = [load_spec(spec) for spec in args.spec]
     folder = args.out or Path("build/sweeps") / specs[0].name
     runs = list({run.id: run for spec in specs for run in spec.runs}.values())
-    left = [run for run in runs if not is_done(folder, run)]
+    known = summarised(folder)
+    left = [run for run in runs if run.id not in known and not is_done(folder, run)]
     _tell(f"{len(runs)} runs in {folder}, {len(runs) - len(left)} of them done.")
     if args.dry:
         return 0
