@@ -49,8 +49,8 @@ def test_every_weight_file_is_described_with_its_sha256():
 def test_the_generator_draws_the_renderers_people(generator):
     assert generator.size == 128
     figures = train_generator.measure(generator, n=96)
-    assert figures["l1"] < 0.026
-    assert figures["gradients"] > 0.82
+    assert figures["l1"] < 0.015
+    assert figures["gradients"] > 0.92 and figures["gradient_energy"] > 0.86
 
 
 def test_truncation_goes_from_one_face_to_everybody(generator):
@@ -113,8 +113,8 @@ def test_the_demo_clip_is_every_bundled_one():
 
 def test_the_judge_sees_through_attacks_on_new_people(judge):
     figures = judging.measure(judge, people=8, seed=4343)
-    assert figures["clean"] > 0.86 and figures["pgd"] > 0.78, figures
-    assert min(figures["glasses"], figures["hat"]) > 0.85, figures
+    assert figures["clean"] > 0.96 and figures["pgd"] > 0.9, figures
+    assert min(figures["glasses"], figures["hat"], figures["beard"]) > 0.93, figures
 
 
 def test_evaluate_adapts_and_the_judge_agrees(tmp_path, capsys):
