@@ -9,6 +9,8 @@ Nothing in a report depends on when, where or in which order the runs were done.
 import argparse
 import json
 import math
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +187,38 @@ def write_report(folder: Path) -> Path:
     return path
 
 
+MARK = re.compile(r"<!-- (\S+): (.+?) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def fill_in(page: Path, folder: Path) -> None:
+    """Write a folder's comparisons into a Markdown page of one's own: between
+    `<!-- SPEC: TITLE -->` and `<!-- end -->` the tables and the chart of the group with that title.
+
+    Raises:
+        ValueError: the page names a comparison that the folder does not have.
+    """
+    runs, groups = load_results(folder), {}
+    for path in folder.glob("plans/*.json"):
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        for number, group in enumerate(plan["groups"], 1):
+            groups[plan["name"], group["title"]] = (f"{plan['name']}-{number}", group)
+
+    def filled(mark: re.Match) -> str:
+        if mark.groups() not in groups:
+            raise ValueError(f"{page} asks for “{mark[1]}: {mark[2]}”, which {folder} has not.")
+        stem, group = groups[mark.groups()]
+        parts = [*comparison(group_cases(group, runs), group["stopping"])]
+        chart = folder / "figures" / f"{stem}-figures.svg"
+        if chart.is_file():
+            where = Path(os.path.relpath(chart, page.parent)).as_posix()
+            parts.append(f"![{_plain(group['title'])}]({where})")
+        return "\n\n".join([f"<!-- {mark[1]}: {mark[2]} -->", *parts, "<!-- end -->"])
+
+    text = MARK.sub(filled, page.read_text(encoding="utf-8"))
+    with written_whole(page) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
 def plan_parts(folder: Path, plan: dict, runs: dict[str, dict]) -> Iterator[str]:
     """A specification's chapter, paragraph by paragraph."""
     yield f"# {plan['title']}"
@@ -204,11 +238,7 @@ def plan_parts(folder: Path, plan: dict, runs: dict[str, dict]) -> Iterator[str]
 
 def group_parts(folder: Path, stem: str, group: dict, runs: dict[str, dict]) -> Iterator[str]:
     """A comparison: what was compared, tables, charts, pictures."""
-    cases = [
-        Case(case["name"], case["settings"], [runs[k] for k in case["runs"] if k in runs],
-             len(case["runs"]))
-        for case in group["cases"]
-    ]  # fmt: skip
+    cases = group_cases(group, runs)
     yield f"## {group['title']}"
     if group["text"]:
         yield group["text"].strip()
@@ -217,6 +247,26 @@ def group_parts(folder: Path, stem: str, group: dict, runs: dict[str, dict]) -> 
         yield "No run of this comparison is done."
         return
     yield setting_of(group, done)
+    yield from comparison(cases, group["stopping"])
+    yield from figure_parts(folder, stem, group["title"], done)
+    if len({run["target"] for case in done for run in case.runs}) > 1:
+        yield target_details(done)
+
+
+def group_cases(group: dict, runs: dict[str, dict]) -> list[Case]:
+    """A comparison's cases, with those of their runs that are done."""
+    return [
+        Case(case["name"], case["settings"], [runs[k] for k in case["runs"] if k in runs],
+             len(case["runs"]))
+        for case in group["cases"]
+    ]  # fmt: skip
+
+
+def comparison(cases: Sequence[Case], stopping: bool) -> Iterator[str]:
+    """The tables of a comparison; nothing where no run is done."""
+    done = [case for case in cases if case.runs]
+    if not done:
+        return
     yield figures_table(cases)
     if len(done) > 1 and cases[0].runs:
         yield (
@@ -227,11 +277,8 @@ def group_parts(folder: Path, stem: str, group: dict, runs: dict[str, dict]) -> 
     if layers := layers_table(done):
         yield "How often a layer was among those trained last, over all runs:"
         yield layers
-    if group["stopping"]:
+    if stopping:
         yield from stopping_parts(done)
-    yield from figure_parts(folder, stem, group["title"], done)
-    if len({run["target"] for case in done for run in case.runs}) > 1:
-        yield target_details(done)
 
 
 def setting_of(group: dict, cases: Sequence[Case]) -> str:
@@ -599,9 +646,14 @@ def add_report(commands) -> None:
     parser = commands.add_parser("report", help=summary, description=summary)
     parser.set_defaults(run=run_report)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of `python -m nada sweep`")
+    parser.add_argument("--into", type=Path, metavar="PAGE", help="a Markdown page of your own to "
+                        "write the tables into, at its marks <!-- SPEC: TITLE -->")  # fmt: skip
 
 
 def run_report(args: argparse.Namespace) -> int:
     """Write, say where."""
     print(f"Wrote {write_report(args.folder)}.")
+    if args.into:
+        fill_in(args.into, args.folder)
+        print(f"Filled in {args.into}.")
     return 0

@@ -9,8 +9,10 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
+from nada import experiments
 from nada.__main__ import main
-from nada.report import FIGURES, at_step, load_results, paired, signed, write_report
+from nada.checkpoint import CHECKPOINTS, fingerprint, load_generator
+from nada.report import FIGURES, at_step, fill_in, load_results, paired, signed, write_report
 
 LP = {  # case, target, seed → LP
     ("plain", "zombie", 0): 0.50, ("plain", "zombie", 1): 0.54,
@@ -162,6 +164,39 @@ def test_the_summary_alone_gives_the_same_report(folder, tmp_path_factory):
     for path in folder.glob("figures/*.svg"):
         assert (kept / "figures" / path.name).read_bytes() == path.read_bytes()
     assert (kept / "summary.jsonl").read_bytes() == (folder / "summary.jsonl").read_bytes()
+
+
+def test_a_page_of_ones_own_takes_up_the_tables_at_its_marks(folder, tmp_path, capsys):
+    page = tmp_path / "PAGE.md"
+    page.write_text("# Mine\n\n<!-- test: One | two -->\nold\n<!-- end -->\n\nSo it is.\n")
+    assert main(["report", str(folder), "--into", str(page)]) == 0
+    assert "Filled in" in capsys.readouterr().out
+    text, report = page.read_text(), (folder / "report.md").read_text()
+    head, tables = text.split("<!-- test: One | two -->\n\n")
+    tables, tail = tables.split("\n\n<!-- end -->")
+    assert (head, tail) == ("# Mine\n\n", "\n\nSo it is.\n")
+    for part in tables.split("\n\n")[:-1]:
+        assert part in report
+    assert tables.endswith("(figures/test-1-figures.svg)") and "| changed |" in tables
+    fill_in(page, folder)
+    assert page.read_text() == text  # the same again
+    page.write_text("<!-- test: Another -->\n<!-- end -->")
+    with pytest.raises(ValueError, match="asks for “test: Another”"):
+        fill_in(page, folder)
+
+
+RESULTS = Path(experiments.__file__).parent / "results"
+
+
+def test_the_projects_report_says_what_its_runs_came_to(tmp_path):
+    kept = shutil.copytree(RESULTS, tmp_path / "nada/experiments/results")
+    page = tmp_path / "REPORT.md"
+    told = (CHECKPOINTS.parent / "REPORT.md").read_text()
+    page.write_text(told)
+    fill_in(page, kept)
+    assert page.read_text() == told
+    known = json.loads((kept / "models.json").read_text())
+    assert known["generator demo"] == fingerprint(load_generator("demo"))
 
 
 def test_the_order_of_runs_does_not_matter_and_a_run_without_a_result_does_not_count(folder):
