@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from nada.adapt import PRESETS, Preset, adapt, prepare
+from nada.allocator import keep_freed_memory
 from nada.checkpoint import load_generator, pick_device
 from nada.clip import CLIP, load_clips
 from nada.demo.captions import ATTRIBUTES, attributes_of
@@ -340,7 +341,8 @@ def _all_runs(studio: Studio, settings: tuple, jobs: int, work: list) -> Iterato
     if jobs == 1:
         yield from (studio.run(*item) for item in work)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=keep_freed_memory) as pool:
         waiting = [pool.submit(_run_in_process, settings, *item) for item in work]
         yield from (done.result() for done in as_completed(waiting))
 

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from nada.adapt import DivergedError, Progress, adapt, prepare, record
+from nada.allocator import keep_freed_memory
 from nada.checkpoint import CHECKPOINTS, fingerprint, load_generator, pick_device, sha256
 from nada.clip import CLIP, load_clips
 from nada.delta import diff
@@ -404,7 +405,7 @@ Outcome = tuple[Run, dict | Exception]  # a run and its result, or what went wro
 def in_processes(runs: Sequence[Run], folder: Path, device: str, jobs: int) -> Iterator[Outcome]:
     """The runs, `jobs` at once in processes of this machine; in the order in which they end."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare_process)
     try:
         waiting = {pool.submit(perform, run, home(folder, run), device): run for run in runs}
         for done in as_completed(waiting):
@@ -413,8 +414,10 @@ def in_processes(runs: Sequence[Run], folder: Path, device: str, jobs: int) -> I
         pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """A killed sweep must not leave processes behind that work on, beside those of the next."""
+def _prepare_process() -> None:
+    """Freed memory is kept, as by the command itself, and a killed sweep must not leave processes
+    behind that work on, beside those of the next."""
+    keep_freed_memory()
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
