@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from nada.experiments.stopping import knee, plateau
 from nada.files import written_whole
-from nada.sweep import SUMMARY
+from nada.sweep import SUMMARY, read_summary
 
 DIGITS = 4  # significant, of every number in the summary
 
@@ -63,11 +63,8 @@ COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8
 def load_results(folder: Path) -> dict[str, dict]:
     """The finished runs by id, as the summary tells them: those of the summary, and those with a
     folder, which count where both are there."""
-    summary = folder / SUMMARY
-    lines = summary.read_text(encoding="utf-8").splitlines() if summary.is_file() else []
-    known = {run["id"]: run for run in map(json.loads, lines)}
     paths = sorted((folder / "runs").glob("*/result.json"))
-    return known | {path.parent.name: summarise(path.parent) for path in paths}
+    return read_summary(folder) | {path.parent.name: summarise(path.parent) for path in paths}
 
 
 def summarise(home: Path) -> dict:
@@ -173,7 +170,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         ValueError: the folder is no sweep's, or no run is finished.
     """
-    plans = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("plans/*.json"))]
+    plans = read_plans(folder)
     if not plans:
         raise ValueError(f"{folder} holds no plans: give the folder of `python -m nada sweep`.")
     runs = load_results(folder)
@@ -187,6 +184,16 @@ def write_report(folder: Path) -> Path:
     return path
 
 
+def read_plans(folder: Path) -> list[dict]:
+    """What the folder's sweep was to compare, a specification each."""
+    return [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("plans/*.json"))]
+
+
+def named_groups(plan: dict) -> list[tuple[str, dict]]:
+    """A plan's comparisons, with what the names of their pictures begin with."""
+    return [(f"{plan['name']}-{number}", group) for number, group in enumerate(plan["groups"], 1)]
+
+
 MARK = re.compile(r"<!-- (\S+): (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -197,11 +204,12 @@ def fill_in(page: Path, folder: Path) -> None:
     Raises:
         ValueError: the page names a comparison that the folder does not have.
     """
-    runs, groups = load_results(folder), {}
-    for path in folder.glob("plans/*.json"):
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        for number, group in enumerate(plan["groups"], 1):
-            groups[plan["name"], group["title"]] = (f"{plan['name']}-{number}", group)
+    runs = load_results(folder)
+    groups = {
+        (plan["name"], group["title"]): (stem, group)
+        for plan in read_plans(folder)
+        for stem, group in named_groups(plan)
+    }
 
     def filled(mark: re.Match) -> str:
         if mark.groups() not in groups:
@@ -231,8 +239,7 @@ def plan_parts(folder: Path, plan: dict, runs: dict[str, dict]) -> Iterator[str]
         "give the mean over all targets ± the standard deviation of that mean over the seeds of "
         "training."
     )
-    for number, group in enumerate(plan["groups"], 1):
-        stem = f"{plan['name']}-{number}"
+    for stem, group in named_groups(plan):
         yield from group_parts(folder, stem, group, runs)
 
 

@@ -333,11 +333,12 @@ def is_done(folder: Path, run: Run) -> bool:
     return (home(folder, run) / RESULT).is_file()
 
 
-def summarised(folder: Path) -> set[str]:
-    """The runs that a report has put into the folder's summary, whose own folders may be gone."""
+def read_summary(folder: Path) -> dict[str, dict]:
+    """The runs by id that a report has put into the folder's summary; their own folders may be
+    gone."""
     path = folder / SUMMARY
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return {json.loads(line)["id"] for line in lines}
+    return {run["id"]: run for run in map(json.loads, lines)}
 
 
 def write_plan(folder: Path, spec: Spec) -> None:
@@ -519,7 +520,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     specs = [load_spec(spec) for spec in args.spec]
     folder = args.out or Path("build/sweeps") / specs[0].name
     runs = list({run.id: run for spec in specs for run in spec.runs}.values())
-    known = summarised(folder)
+    known = read_summary(folder)
     left = [run for run in runs if run.id not in known and not is_done(folder, run)]
     _tell(f"{len(runs)} runs in {folder}, {len(runs) - len(left)} of them done.")
     if args.dry:

@@ -436,7 +436,6 @@ def test_a_dry_sweep_counts_and_does_nothing(models, tmp_path, capsys):
 
 
 def test_a_local_ray_gives_what_a_run_here_gives(models, tmp_path, capsys, monkeypatch):
-    pytest.importorskip("ray")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # workers would wait for all else here
     spec, out = write_spec(models, tmp_path), tmp_path / "out"
     spec.write_text(spec.read_text().replace("[1, 2, 3, 4]", "[1]"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -160,6 +161,11 @@ def distort(images: Tensor, strength: float = 1.0, noise: float = 0.06) -> Tenso
     images = torch.where(hole, rand(n, 3, 1, 1) * 2 - 1, images)
     level = noise * strength * rand(n, 1, 1, 1)
     return (images + level * torch.randn_like(images)).clamp(-1, 1)
+
+
+def has_compiler() -> bool:
+    """Whether `torch.compile` finds a compiler for the CPU."""
+    return bool(shutil.which("g++") or shutil.which("c++"))
 
 
 def half_precision(device: torch.device) -> torch.autocast:

@@ -109,8 +109,8 @@ class Forger:
         amount = 0.3 + 0.9 * torch.rand(self.fresh, 1, 1, 1, generator=self.generator)
         amount = amount.to(self.device)
         perfect = (z, before, (before + amount * wanted).clamp(-1, 1), wanted, style)
-        drawn = torch.randint(len(self.kept[0]), (self.remembered,), generator=self.generator)
-        old = [column[drawn.to(self.device)] for column in self.kept]
+        places = torch.randint(len(self.kept[0]), (self.remembered,), generator=self.generator)
+        old = [column[places.to(self.device)] for column in self.kept]
         z, before, after, wanted, style = map(torch.cat, zip(fresh, perfect, old))
         change = after - before
         cosine, share = agreement(change, wanted)

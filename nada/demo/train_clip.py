@@ -24,7 +24,6 @@ import argparse
 import json
 import math
 import random
-import shutil
 import time
 from functools import cache
 from itertools import chain
@@ -57,6 +56,7 @@ from nada.demo.data import (
     distort,
     fit_linear,
     half_precision,
+    has_compiler,
     kept,
     patches,
 )
@@ -590,8 +590,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     started, device = time.time(), pick_device(args.device)
     if args.compile is None:
-        compiler = shutil.which("g++") or shutil.which("c++")
-        args.compile = device.type == "cpu" and bool(compiler)
+        args.compile = device.type == "cpu" and has_compiler()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     seed = MEMBERS[args.member]["seed"]
     vocabulary = CompactVocabulary()

@@ -23,7 +23,6 @@ import argparse
 import copy
 import json
 import math
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nada.checkpoint import CHECKPOINTS, load_generator, pick_device, save_generator
-from nada.demo.data import Pace, Schedule, cosine_rate, fit_linear, half_precision
+from nada.demo.data import Pace, Schedule, cosine_rate, fit_linear, half_precision, has_compiler
 from nada.demo.render import Z_DIM, factors_of, portrait, render
 from nada.generator import Generator, GeneratorConfig
 
@@ -319,12 +318,13 @@ def main() -> None:
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        default=bool(shutil.which("g++") or shutil.which("c++")),
         help="faster after a while: compiled, on a GPU recorded as a graph (default: if possible)",
     )
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     device, state = pick_device(args.device), args.work / "generator.pt"
+    if args.compile is None:
+        args.compile = device.type != "cpu" or has_compiler()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
