@@ -106,68 +106,98 @@ def _job(clips: Sequence[CLIP], target: str, preset: Preset) -> tuple:
 
 
 @torch.no_grad()
+def shown(generator: Generator, count: int, psi: float = PSI) -> Tensor:
+    """Pictures [count, 3, H, W] in [-1, 1] of the people that `assess` looks at."""
+    return sample(generator, range(FIRST_SEED, FIRST_SEED + count), psi)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The people that `assess` looks at, before any adaptation.
+
+    pictures, wide: by the base, truncated and not; photos: renders. features: of `pictures` by
+    CLIP; verdicts: the judge's on them; spread, spread_of_photos: diversity of `wide` and `photos`
+    in the judge's features. masks: [N, 1, H, W] for each of REGIONS.
+    """
+
+    z: Tensor
+    pictures: Tensor
+    wide: Tensor
+    photos: Tensor
+    features: Tensor
+    verdicts: list[str]
+    spread: float
+    spread_of_photos: float
+    masks: dict[str, Tensor]
+
+
+@torch.no_grad()
 @lru_cache(maxsize=2)
-def _frozen(base: Generator, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the people that `assess` looks at: z, pictures by the frozen base truncated and not, and
-    photos. The same for every run."""
-    seeds = range(FIRST_SEED, FIRST_SEED + count)
-    z = latents(seeds, base.z_dim).to(base.mean_latent.device)
-    before, wide_before = (sample(base, seeds, psi, batch=32) for psi in (PSI, 1.0))
-    return z, before, wide_before, render(z, "photo", base.size)
+def _frozen(base: Generator, clip: CLIP, judge: Judge, count: int) -> Frozen:
+    """The same for every run."""
+    z = latents(range(FIRST_SEED, FIRST_SEED + count), base.z_dim).to(base.mean_latent.device)
+    pictures, wide = shown(base, count), shown(base, count, 1.0)
+    photos = render(z, "photo", base.size)
+    features, verdict = clip.encode_image(pictures), verdicts(judge, pictures)
+    spreads = [diversity(judge.features(images)) for images in (wide, photos)]
+    return Frozen(z, pictures, wide, photos, features, verdict, *spreads, masks(z, base.size))
 
 
 @torch.no_grad()
 @lru_cache(maxsize=len(TARGETS))
-def _truth(base: Generator, target: str, count: int) -> Tensor:
-    """Renders of those people in the style `target`."""
-    return render(_frozen(base, count)[0], target, base.size)
+def _truth(base: Generator, judge: Judge, target: str, count: int) -> tuple[Tensor, float]:
+    """Renders of those people in the style `target`, and their diversity."""
+    z = latents(range(FIRST_SEED, FIRST_SEED + count), base.z_dim).to(base.mean_latent.device)
+    truth = render(z, target, base.size)
+    return truth, diversity(judge.features(truth))
 
 
 @torch.no_grad()
 def assess(
-    base: Generator,
-    adapted: Generator,
-    clip: CLIP,
-    judge: Judge,
-    target: str,
-    count: int,
+    base: Generator, after: Tensor, wide_after: Tensor, clip: CLIP, judge: Judge, target: str
 ) -> dict[str, float | None]:
-    """The figures of `Row` for `count` seeds; `target` names a style of the portrait world."""
-    z, before, wide_before, photos = _frozen(base, count)
-    truth, seeds = _truth(base, target, count), range(FIRST_SEED, FIRST_SEED + count)
-    # Without truncation z says who is shown, so that pictures can be held against renders.
-    after, wide_after = (sample(adapted, seeds, psi, batch=32) for psi in (PSI, 1.0))
-    features = [clip.encode_image(pictures) for pictures in (before, after)]
-    spread = [
-        diversity(judge.features(pictures.clamp(-1, 1)))
-        for pictures in (wide_before, wide_after, photos, truth)
-    ]
+    """The figures of `Row`, of what an adapted generator shows.
+
+    Args:
+        base: the generator before.
+        after, wide_after: [N, 3, H, W] in [-1, 1] as `shown` gives them, truncated and not:
+            without truncation z says who is shown, so that pictures can be held against renders.
+        target: the name of a style of the portrait world.
+    """
+    before = _frozen(base, clip, judge, len(after))
+    truth, spread_of_truth = _truth(base, judge, target, len(after))
+    features = clip.encode_image(after)
     return {
-        "judged_before": _share(judge, before, target),
-        "judged": _share(judge, after, target),
-        "lp": distance_to_truth(wide_after, truth) / distance_to_truth(wide_before, truth),
-        "quality": quality(features[1], prompt_features(clip, target, ("{}",))),
-        "diversity": spread[1] / spread[0],
-        "diversity_truth": spread[3] / spread[2],
-        "identity": identity(features[1], features[0]),
-        **colours_kept(z, wide_before, wide_after, photos, truth),
-        "glasses": glasses_kept(judge, z, wide_after, truth, target),
+        "judged_before": _share(before.verdicts, target),
+        "judged": _share(verdicts(judge, after), target),
+        "lp": distance_to_truth(wide_after, truth) / distance_to_truth(before.wide, truth),
+        "quality": quality(features, prompt_features(clip, target, ("{}",))),
+        "diversity": diversity(judge.features(wide_after)) / before.spread,
+        "diversity_truth": spread_of_truth / before.spread_of_photos,
+        "identity": identity(features, before.features),
+        **colours_kept(before.masks, before.wide, wide_after, before.photos, truth),
+        "glasses": glasses_kept(judge, before.z, wide_after, truth, target),
     }
 
 
-def _share(judge: Judge, pictures: Tensor, target: str) -> float:
-    return mean(verdict == target for verdict in verdicts(judge, pictures))
+def _share(verdicts: Sequence[str], target: str) -> float:
+    return mean(verdict == target for verdict in verdicts)
+
+
+def masks(z: Tensor, size: int) -> dict[str, Tensor]:
+    """Where each of REGIONS is in the pictures of the people z [N, 96]: [N, 1, size, size] of 0
+    and 1."""
+    scene = draw(portrait(factors_of(z)), size)
+    return {region: (scene.part(region) > 0.9).to(z.dtype) for region in REGIONS}
 
 
 def colours_kept(
-    z: Tensor, before: Tensor, after: Tensor, photos: Tensor, truth: Tensor
+    masks: dict[str, Tensor], before: Tensor, after: Tensor, photos: Tensor, truth: Tensor
 ) -> dict[str, float | None]:
-    """For each of REGIONS the share of people whose mean colour there stayed, among those whose
-    colour the style leaves alone. Pictures [N, 3, H, W] in [-1, 1] of the people z [N, 96]."""
-    scene = draw(portrait(factors_of(z)), before.shape[-1])
+    """For each region the share of people whose mean colour there stayed, among those whose colour
+    the style leaves alone. masks: as `masks` gives them; pictures [N, 3, H, W] in [-1, 1]."""
     kept = {}
-    for region in REGIONS:
-        mask = (scene.part(region) > 0.9).to(before.dtype)  # [N, 1, H, W]
+    for region, mask in masks.items():
         area = mask.mean((1, 2, 3))
 
         def change(a: Tensor, b: Tensor, mask=mask, area=area) -> Tensor:
@@ -175,7 +205,7 @@ def colours_kept(
             return means.abs().mean(1)  # [N]
 
         left = (change(photos, truth) < SAME_COLOUR) & (area > 0.02)
-        stayed = change(before.clamp(-1, 1), after.clamp(-1, 1)) < SAME_COLOUR
+        stayed = change(before, after) < SAME_COLOUR
         kept[region] = _share_of(stayed, left)
     return kept
 
@@ -324,7 +354,8 @@ class Studio:
         config = replace(self.preset.config, seed=seed, preview_every=0)
         preset = replace(self.preset, config=config)
         adapted, seconds = train(self.base, self.clips, target, preset)
-        figures = assess(self.base, adapted, self.clips[0], self.judge, target, self.samples)
+        pictures = [shown(adapted, self.samples, psi) for psi in (PSI, 1.0)]
+        figures = assess(self.base, *pictures, self.clips[0], self.judge, target)
         return Row(target, seed, seconds=seconds, **figures), sample(adapted, SHEET_SEEDS, PSI)
 
 

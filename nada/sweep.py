@@ -30,6 +30,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,9 +42,14 @@ from nada.clip import CLIP, load_clips
 from nada.delta import diff
 from nada.demo.judge import Judge, load_judge, verdicts
 from nada.demo.render import Z_DIM, render
-from nada.evaluate import FIRST_SEED, PSI, SHEET_SEEDS, assess, distance_to_truth
+from nada.evaluate import FIRST_SEED, PSI, SHEET_SEEDS, assess, distance_to_truth, shown
 from nada.experiments.spec import Run, Spec, load_spec
-from nada.experiments.variants import RandomLayers, Unpaired, select_by_w_shift_off_by_one
+from nada.experiments.variants import (
+    RandomLayers,
+    Recalling,
+    Unpaired,
+    select_by_w_shift_off_by_one,
+)
 from nada.files import written_whole
 from nada.generator import Generator
 from nada.guidance import prompt_features
@@ -103,10 +109,10 @@ def _judge(name: str, device: torch.device) -> Judge | None:
     return load_judge(path, device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Models:
     """What a run reads. eye: the CLIP that measures, the same for all runs; judge: None where
-    there is no truth."""
+    there is no truth. Runs that read the same share one of these."""
 
     base: Generator
     clips: list[CLIP]
@@ -116,15 +122,10 @@ class Models:
     @classmethod
     def of(cls, run: Run, device: str) -> "Models":
         """The run's models. ValueError or OSError for one that cannot be had, or does not fit."""
-        where = pick_device(device)
-        base, judge = _generator(run.generator, where), _judge(run.measure.judge, where)
-        if judge and base.z_dim != Z_DIM:
-            raise ValueError(
-                f"The generator takes z of {base.z_dim} and the judged world has {Z_DIM}: "
-                'set judge = "none".'
-            )
-        eye = Ensemble(_clips(run.measure.clip, where))
-        return cls(base, _clips(run.settings["clip"], where), eye, judge)
+        measure = run.measure
+        return _models(
+            run.generator, run.settings["clip"], measure.clip, measure.judge, pick_device(device)
+        )
 
     def digests(self, run: Run) -> dict[str, str]:
         """What the run's model names stand for: {name: SHA-256}."""
@@ -140,6 +141,22 @@ class Models:
         return found
 
 
+@functools.cache
+def _models(generator: str, clip: str, eye: str, judge: str, device: torch.device) -> Models:
+    base, judge = _generator(generator, device), _judge(judge, device)
+    if judge and base.z_dim != Z_DIM:
+        raise ValueError(
+            f"The generator takes z of {base.z_dim} and the judged world has {Z_DIM}: "
+            'set judge = "none".'
+        )
+    return Models(base, _clips(clip, device), _eye(eye, device), judge)
+
+
+@functools.cache
+def _eye(spec: str, device: torch.device) -> Ensemble:
+    return Ensemble(_clips(spec, device))
+
+
 def selector(run: Run, usual: partial) -> Callable:
     """The run's choice of layers; `usual` is what `prepare` gave."""
     others = {
@@ -150,10 +167,16 @@ def selector(run: Run, usual: partial) -> Callable:
 
 
 def frozen_twin(run: Run, base: Generator) -> Generator:
-    """The base, or a copy of it that does not match the other twin where the run asks for that."""
+    """The base as `Recalling`, or a copy that does not match the other twin where the run asks for
+    that."""
     noise = run.settings["noise"] == "independent"
     crossover = run.settings["crossover"] == "unpaired"
-    return Unpaired.like(base, noise, crossover, run.seed) if noise or crossover else base
+    if not (noise or crossover):
+        return _recalling(base)
+    return Unpaired.like(base, noise, crossover, run.seed)
+
+
+_recalling = functools.cache(Recalling.like)
 
 
 # What a run is measured by
@@ -168,31 +191,36 @@ class Gauge:
 
     @torch.no_grad()
     def __init__(self, models: Models, target: str, count: int):
-        self.models, self.target = models, target
-        self.seeds = range(FIRST_SEED, FIRST_SEED + count)
+        self.models, self.target, self.count = models, target, count
         self.text = prompt_features(models.eye, target, ("{}",))
-        self.source = models.eye.encode_image(sample(models.base, self.seeds, PSI))
+        before = pictures_of(models.base, models, count)
+        self.source = models.eye.encode_image(before.narrow)
         if models.judge:
-            z = latents(self.seeds, models.base.z_dim).to(self.source.device)
-            self.truth = render(z, target, models.base.size)
-            before = sample(models.base, self.seeds, 1.0)
-            self.far = distance_to_truth(before, self.truth)
-            self.spread = diversity(models.judge.features(before))
+            z = latents(range(FIRST_SEED, FIRST_SEED + count), models.base.z_dim)
+            self.truth = render(z.to(self.source.device), target, models.base.size)
+            self.far = distance_to_truth(before.wide, self.truth)
+            self.spread = diversity(models.judge.features(before.wide))
+        self.start = self.figures(before)
+
+    def __call__(self, generator: Generator) -> dict[str, float]:
+        return self.figures(pictures_of(generator, self.models, self.count))
 
     @torch.no_grad()
-    def __call__(self, generator: Generator) -> dict[str, float]:
-        pictures = sample(generator, self.seeds, PSI)
-        features = self.models.eye.encode_image(pictures)
+    def figures(self, pictures: "Pictures") -> dict[str, float]:
+        """Of pictures that a generator has shown; more of them than `count` do not count."""
+        narrow = pictures.narrow[: self.count]
+        features = self.models.eye.encode_image(narrow)
         figures = {
             "quality": quality(features, self.text),
             "identity": identity(features, self.source),
             "clip_diversity": diversity(features),
         }
-        return figures | (self._against_truth(generator, pictures) if self.models.judge else {})
+        if self.models.judge:
+            figures |= self._against_truth(narrow, pictures.wide[: self.count])
+        return figures
 
-    def _against_truth(self, generator: Generator, pictures: Tensor) -> dict[str, float]:
-        judge, wide = self.models.judge, sample(generator, self.seeds, 1.0)
-        called = verdicts(judge, pictures)
+    def _against_truth(self, narrow: Tensor, wide: Tensor) -> dict[str, float]:
+        judge, called = self.models.judge, verdicts(self.models.judge, narrow)
         return {
             "judged": called.count(self.target) / len(called),
             "lp": distance_to_truth(wide, self.truth) / self.far,
@@ -200,24 +228,41 @@ class Gauge:
         }
 
 
-def final_figures(models: Models, run: Run, adapted: Generator) -> dict[str, float | None]:
-    """What the run came to, over `samples` people: as a `Gauge` looks without a judge; with one,
+@functools.cache
+def _gauge(models: Models, target: str, count: int) -> Gauge:
+    return Gauge(models, target, count)
+
+
+class Pictures(NamedTuple):
+    """Of the people from FIRST_SEED on, [N, 3, H, W] in [-1, 1]: at truncation 0.7, and, where
+    there is a judge to compare them with renders, without."""
+
+    narrow: Tensor
+    wide: Tensor | None
+
+
+def pictures_of(generator: Generator, models: Models, count: int) -> Pictures:
+    return Pictures(shown(generator, count), shown(generator, count, 1.0) if models.judge else None)
+
+
+def final_figures(models: Models, run: Run, pictures: Pictures) -> dict[str, float | None]:
+    """What the run came to, by `samples` people: as a `Gauge` looks without a judge; with one,
     `nada.evaluate.assess` and the kernel distance to true renders of other people."""
     if not models.judge:
-        return Gauge(models, run.target, run.measure.samples)(adapted)
-    count = run.measure.samples
-    figures = assess(models.base, adapted, models.eye, models.judge, run.target, count)
-    return {**figures, "kernel": kernel_to_truth(models, run.target, adapted, count)}
+        return _gauge(models, run.target, run.measure.samples).figures(pictures)
+    pictures = Pictures(*(images[: run.measure.samples] for images in pictures))
+    return {
+        **assess(models.base, *pictures, models.eye, models.judge, run.target),
+        "kernel": kernel_to_truth(models, run.target, pictures.wide),
+    }
 
 
 @torch.no_grad()
-def kernel_to_truth(models: Models, target: str, adapted: Generator, count: int) -> float:
+def kernel_to_truth(models: Models, target: str, wide: Tensor) -> float:
     """Kernel distance (KID) of adapted pictures, in the judge's features, from true renders of as
     many other people in the target's style."""
-    seeds = range(FIRST_SEED, FIRST_SEED + count)
-    pictures = sample(adapted, seeds, 1.0)
-    truth = _features_of_others(models.base, models.judge, target, count)
-    return kernel_distance(models.judge.features(pictures), truth)
+    truth = _features_of_others(models.base, models.judge, target, len(wide))
+    return kernel_distance(models.judge.features(wide), truth)
 
 
 @functools.cache
@@ -249,12 +294,12 @@ def perform(run: Run, folder: Path, device: str = "cpu") -> dict:
 def _perform(run: Run, folder: Path, device: str) -> dict:
     models = Models.of(run, device)
     adapted = copy.deepcopy(models.base)
-    last, diverged = follow(run, models, adapted, folder / CURVE)
+    last, diverged, pictures = follow(run, models, adapted, folder / CURVE)
     keep(run, models, adapted, last, folder)
     result = {
         "id": run.id,
         **asdict(run),
-        "figures": final_figures(models, run, adapted),
+        "figures": final_figures(models, run, pictures),
         "steps_done": last.step if last else 0,
         "layers": list(last.layers) if last else [],
         "seconds": round(last.seconds, 2) if last else 0.0,
@@ -267,31 +312,36 @@ def _perform(run: Run, folder: Path, device: str) -> dict:
 
 def follow(
     run: Run, models: Models, adapted: Generator, curve: Path
-) -> tuple[Progress | None, str | None]:
-    """Train `adapted` and write a line to `curve` at each look; the last step, and why the run
-    diverged or None.
+) -> tuple[Progress | None, str | None, Pictures]:
+    """Train `adapted` and write a line to `curve` at each look; the last step, why the run
+    diverged or None, and what the generator shows in the end.
 
     `Progress.seconds` would count the looks: what is told is the time of the steps alone.
     """
-    gauge, last, looking = Gauge(models, run.target, run.measure.people), None, 0.0
+    measure = run.measure
+    gauge, last, looking = _gauge(models, run.target, measure.people), None, 0.0
+    everybody = max(measure.people, measure.samples)
     with curve.open("w", encoding="utf-8") as file:
 
-        def look(**told) -> None:
-            told |= gauge(adapted)
-            print(json.dumps(told), file=file, flush=True)
+        def look(figures: dict[str, float], **told) -> None:
+            print(json.dumps(told | figures), file=file, flush=True)
 
-        look(step=0)
+        look(gauge.start, step=0)
         try:
             for progress in training(run, models, adapted):
                 last = replace(progress, seconds=progress.seconds - looking)
-                if progress.step % run.measure.every == 0 or progress.step == progress.steps:
-                    start = time.monotonic()
-                    look(step=progress.step, loss=progress.loss, terms=progress.terms,
-                         layers=progress.layers, seconds=round(last.seconds, 2))  # fmt: skip
-                    looking += time.monotonic() - start
+                if progress.step % measure.every and progress.step < progress.steps:
+                    continue
+                start = time.monotonic()
+                ended = progress.step == progress.steps
+                pictures = pictures_of(adapted, models, everybody if ended else gauge.count)
+                look(gauge.figures(pictures), step=progress.step, loss=progress.loss,
+                     terms=progress.terms, layers=progress.layers,
+                     seconds=round(last.seconds, 2))  # fmt: skip
+                looking += time.monotonic() - start
         except DivergedError as error:
-            return last, str(error)
-    return last, None
+            return last, str(error), pictures_of(adapted, models, everybody)
+    return last, None, pictures
 
 
 def training(run: Run, models: Models, adapted: Generator) -> Iterator[Progress]:
@@ -307,8 +357,13 @@ def keep(run: Run, models: Models, adapted: Generator, last: Progress | None, fo
     metadata = record(models.clips, run.target, run.preset, last) if last else {}
     own = {name: run.settings[name] for name in ("method", "noise", "crossover")}
     diff(models.base, adapted, {**metadata, **own}).save(folder / DELTA)
-    rows = [sample(generator, SHEET_SEEDS, PSI) for generator in (models.base, adapted)]
+    rows = [_sheet_of_frozen(models.base), sample(adapted, SHEET_SEEDS, PSI)]
     image_grid(torch.cat(rows), len(SHEET_SEEDS)).save(folder / GRID)
+
+
+@functools.cache
+def _sheet_of_frozen(base: Generator) -> Tensor:
+    return sample(base, SHEET_SEEDS, PSI)
 
 
 def _device_name(device: str) -> str:
@@ -520,6 +575,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     specs = [load_spec(spec) for spec in args.spec]
     folder = args.out or Path("build/sweeps") / specs[0].name
     runs = list({run.id: run for spec in specs for run in spec.runs}.values())
+    runs.sort(key=lambda run: run.seed)  # early results span all specifications
     known = read_summary(folder)
     left = [run for run in runs if run.id not in known and not is_done(folder, run)]
     _tell(f"{len(runs)} runs in {folder}, {len(runs) - len(left)} of them done.")

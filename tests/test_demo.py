@@ -30,7 +30,15 @@ from nada.demo.render import FACTORS, PARTS, Z_DIM, draw, factors_of, portrait, 
 from nada.demo.styles import ATTRIBUTE_EDITS, STYLES, draw_attribute
 from nada.demo.train_clip import CompactVocabulary, contrastive
 from nada.demo.train_generator import grow
-from nada.evaluate import Row, colours_kept, contact_sheet, distance_to_truth, summary, table
+from nada.evaluate import (
+    Row,
+    colours_kept,
+    contact_sheet,
+    distance_to_truth,
+    masks,
+    summary,
+    table,
+)
 from nada.sample import latents
 
 
@@ -336,13 +344,13 @@ def test_distance_to_truth_ignores_what_lies_within_four_pixels():
 
 def test_colours_count_as_kept_where_the_style_leaves_them():
     z = some_z(24)
-    photos = render(z, "photo", 32)
+    where, photos = masks(z, 32), render(z, "photo", 32)
     devil, cat = render(z, "devil", 32), render(z, "cat", 32)  # a cat keeps the backdrop
-    assert colours_kept(z, photos, photos, photos, devil)["skin"] is None
-    assert colours_kept(z, photos, photos, photos, cat)["backdrop"] == 1
+    assert colours_kept(where, photos, photos, photos, devil)["skin"] is None
+    assert colours_kept(where, photos, photos, photos, cat)["backdrop"] == 1
     repainted = photos.clone()
     repainted[:12] = -photos[:12]
-    kept = colours_kept(z, photos, repainted, photos, cat)["backdrop"]
+    kept = colours_kept(where, photos, repainted, photos, cat)["backdrop"]
     assert 0.5 <= kept < 0.7  # half of them, and the greys, which have no other side
 
 

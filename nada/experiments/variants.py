@@ -1,9 +1,10 @@
 """What experiments compare the method with: other choices of layers, and twins that do not match.
 
 Nothing here is meant for use: each is a control, or a defect of the original program kept apart so
-that its price can be measured.
+that its price can be measured; and a twin that saves what many runs would compute again.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -71,12 +72,10 @@ class Unpaired(Generator):
     @classmethod
     def like(cls, generator: Generator, noise: bool, crossover: bool, seed: int) -> "Unpaired":
         """A copy of `generator` on its device, without gradients."""
-        twin = cls(generator.config).to(generator.mean_latent.device)
-        twin.load_state_dict(generator.state_dict())
-        twin.mean_latent.copy_(generator.mean_latent)
+        twin = _copy_as(cls, generator)
         twin.noise, twin.crossover = noise, crossover
         twin.random = torch.Generator().manual_seed(seed)
-        return twin.eval().requires_grad_(False)
+        return twin
 
     def synthesis(self, ws: Tensor, noise="const", *args, **options) -> Tensor:
         """As `Generator.synthesis`, with the mismatch; only a drawn noise is drawn again."""
@@ -88,3 +87,43 @@ class Unpaired(Generator):
             parts = [first.expand(-1, row, -1), second.expand(-1, self.num_ws - row, -1)]
             ws = torch.cat(parts, dim=1)
         return super().synthesis(ws, noise, *args, **options)
+
+
+class Recalling(Generator):
+    """A frozen twin that recalls the pictures it has made: runs of one seed ask for the same.
+
+    ROOM: how many bytes of pictures it keeps; the oldest go first.
+    """
+
+    ROOM = 2**27
+
+    @classmethod
+    def like(cls, generator: Generator) -> "Recalling":
+        """A copy of `generator` on its device, without gradients."""
+        twin = _copy_as(cls, generator)
+        twin.made = {}
+        return twin
+
+    def synthesis(self, ws: Tensor, noise="const", *args, **options) -> Tensor:
+        """As `Generator.synthesis`; only a drawn noise can come again."""
+        if isinstance(noise, str):
+            return super().synthesis(ws, noise, *args, **options)
+        kind = ws.device.type
+        types = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        digest = hashlib.sha256(repr((types, args, options)).encode())
+        for tensor in (ws, *noise):
+            digest.update(tensor.cpu().numpy().tobytes())
+        key = digest.digest()
+        if key in self.made:
+            return self.made[key]
+        pictures = self.made[key] = super().synthesis(ws, noise, *args, **options)
+        while sum(known.nbytes for known in self.made.values()) > self.ROOM:
+            del self.made[next(iter(self.made))]
+        return pictures
+
+
+def _copy_as(kind: type[Generator], generator: Generator) -> Generator:
+    twin = kind(generator.config).to(generator.mean_latent.device)
+    twin.load_state_dict(generator.state_dict())
+    twin.mean_latent.copy_(generator.mean_latent)
+    return twin.eval().requires_grad_(False)
