@@ -13,7 +13,6 @@ import json
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +36,7 @@ from nada.layers import BY_TWO, select_by_w_shift
 from nada.memory import peak_bytes
 from nada.precision import uses_bf16
 from nada.sample import sample
+from op.benchmark import seconds
 
 BATCH = 2
 SAMPLES = 4  # pictures of one measurement of sampling
@@ -199,25 +199,6 @@ def in_turns(
                 flops[name] = counter.get_total_flops()
             _say(f"{'first time' if i == 0 else f'round {i}'}: {name}: {times[name][-1]:.2f} s")
     return {name: Measured(times[name][-rounds:], flops[name]) for name in calls}
-
-
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Time of one call and of all that it started on the device.
-
-    Where a single thread computes, its own time counts: what other programs take does not.
-    """
-    single = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if single else time.perf_counter
-    _finish(device)
-    start = clock()
-    call()
-    _finish(device)
-    return clock() - start
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _say(sentence: str) -> None:

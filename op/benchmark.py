@@ -55,23 +55,24 @@ def cases(size: int, channels: int, device: str, dtype: torch.dtype) -> list[Cas
     ]
 
 
-def seconds(run: Callable[[], object], device: str) -> float:
+def seconds(run: Callable[[], object], device: str | torch.device) -> float:
     """Time of one call, with whatever it started on the device.
 
     Where a single thread computes, its own time counts: what other programs take does not.
     """
-    single = device == "cpu" and torch.get_num_threads() == 1
+    kind = torch.device(device).type
+
+    def finish() -> None:
+        if kind == "cuda":
+            torch.cuda.synchronize(device)
+
+    single = kind == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if single else time.perf_counter
-    _finish(device)
+    finish()
     start = clock()
     run()
-    _finish(device)
+    finish()
     return clock() - start
-
-
-def _finish(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def forward(case: Case) -> Callable[[], object]:
