@@ -198,8 +198,8 @@ MARK = re.compile(r"<!-- (\S+): (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def fill_in(page: Path, folder: Path) -> None:
-    """Write a folder's comparisons into a Markdown page of one's own: between
-    `<!-- SPEC: TITLE -->` and `<!-- end -->` the tables and the chart of the group with that title.
+    """Write a folder's comparisons into a Markdown page of one's own: the tables and charts of a
+    group between `<!-- SPEC: TITLE -->` and `<!-- end -->`.
 
     Raises:
         ValueError: the page names a comparison that the folder does not have.
@@ -216,10 +216,11 @@ def fill_in(page: Path, folder: Path) -> None:
             raise ValueError(f"{page} asks for “{mark[1]}: {mark[2]}”, which {folder} has not.")
         stem, group = groups[mark.groups()]
         parts = [*comparison(group_cases(group, runs), group["stopping"])]
-        chart = folder / "figures" / f"{stem}-figures.svg"
-        if chart.is_file():
-            where = Path(os.path.relpath(chart, page.parent)).as_posix()
-            parts.append(f"![{_plain(group['title'])}]({where})")
+        for kind in ("figures", "curves"):
+            chart = folder / "figures" / f"{stem}-{kind}.svg"
+            if chart.is_file():
+                where = Path(os.path.relpath(chart, page.parent)).as_posix()
+                parts.append(f"![{_plain(group['title'])}: {kind}]({where})")
         return "\n\n".join([f"<!-- {mark[1]}: {mark[2]} -->", *parts, "<!-- end -->"])
 
     text = MARK.sub(filled, page.read_text(encoding="utf-8"))
