@@ -60,6 +60,7 @@ from nada.sample import image_grid, latents, sample
 RESULT, SETTINGS, CURVE = "result.json", "settings.json", "metrics.jsonl"
 SUMMARY = "summary.jsonl"  # of a report
 DELTA, GRID, ERROR = "delta.safetensors", "grid.png", "error.txt"
+BYTES_PER_PIXEL = 3 * 4  # of a picture in float32
 OTHERS = 20_000  # seeds of the true renders that the kernel distance compares with
 
 
@@ -167,13 +168,15 @@ def selector(run: Run, usual: partial) -> Callable:
 
 
 def frozen_twin(run: Run, base: Generator) -> Generator:
-    """The base as `Recalling`, or a copy that does not match the other twin where the run asks for
-    that."""
+    """A copy of the base that does not match the other twin where the run asks for that; else the
+    base itself, as `Recalling` where there is room for all its pictures."""
     noise = run.settings["noise"] == "independent"
     crossover = run.settings["crossover"] == "unpaired"
-    if not (noise or crossover):
-        return _recalling(base)
-    return Unpaired.like(base, noise, crossover, run.seed)
+    if noise or crossover:
+        return Unpaired.like(base, noise, crossover, run.seed)
+    config = run.preset.config
+    pixels = config.steps * config.batch * config.how(base).resolution ** 2
+    return _recalling(base) if pixels * BYTES_PER_PIXEL <= Recalling.ROOM else base
 
 
 _recalling = functools.cache(Recalling.like)

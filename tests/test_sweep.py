@@ -15,7 +15,7 @@ import torch
 
 from nada.__main__ import main
 from nada.adapt import PRESETS, DivergedError, adapt
-from nada.checkpoint import save_generator, write_safetensors
+from nada.checkpoint import load_generator, save_generator, write_safetensors
 from nada.clip import save_clip
 from nada.delta import Delta, blend
 from nada.demo.judge import Judge
@@ -23,11 +23,17 @@ from nada.demo.render import Z_DIM
 from nada.experiments import spec as specs
 from nada.experiments.spec import SpecError, load_spec, parse, settle
 from nada.experiments.stopping import knee, plateau
-from nada.experiments.variants import RandomLayers, Unpaired, select_by_w_shift_off_by_one
+from nada.experiments.variants import (
+    RandomLayers,
+    Recalling,
+    Unpaired,
+    select_by_w_shift_off_by_one,
+)
+from nada.generator import Generator
 from nada.guidance import target_loss
 from nada.layers import candidates, w_shifts
 from nada.report import write_report
-from nada.sweep import Ensemble, Gauge, Models, perform
+from nada.sweep import Ensemble, Gauge, Models, frozen_twin, perform
 from tests.helpers import TINY, tiny_generator
 
 ROOT = Path(__file__).parent.parent
@@ -222,6 +228,40 @@ def test_an_unpaired_crossover_falls_on_a_row_of_its_own(generator):
         picture = twin.synthesis(mixed[2])
         found |= {r for r in rows if torch.equal(picture, generator.synthesis(mixed[r]))}
     assert found == set(rows)
+
+
+def test_a_recalling_twin_draws_the_same_thing_once(generator, monkeypatch):
+    ws = generator.mapping(torch.randn(2, generator.z_dim))
+    noise, other = (generator.make_noise(2, torch.Generator().manual_seed(i)) for i in (1, 2))
+    asked = [(ws, noise), (ws + 1, noise), (ws, other), (ws, noise[:3], 8)]
+    expected = [generator.synthesis(*inputs) for inputs in asked]
+    twin = Recalling.like(generator)
+    for inputs, pictures in zip(asked, expected):
+        assert torch.equal(twin.synthesis(*inputs), pictures)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = twin.synthesis(ws, noise)
+    assert not torch.equal(coarse, expected[0])
+    monkeypatch.setattr(Generator, "synthesis", None)  # nothing is drawn any more
+    for inputs, pictures in zip(asked, expected):
+        assert torch.equal(twin.synthesis(*inputs), pictures)
+
+
+def test_a_recalling_twin_forgets_the_oldest_pictures_for_want_of_room(generator, monkeypatch):
+    twin, noise = Recalling.like(generator), generator.make_noise(1, torch.Generator())
+    latents = list(generator.mapping(torch.randn(3, generator.z_dim))[:, None])
+    monkeypatch.setattr(Recalling, "ROOM", 2 * generator.synthesis(latents[0]).nbytes)
+    for ws in latents:
+        twin.synthesis(ws, noise)
+    assert len(twin.made) == 2
+    monkeypatch.setattr(Generator, "synthesis", lambda *_: pytest.fail("drawn again"))
+    twin.synthesis(latents[2], noise), twin.synthesis(latents[1], noise)
+
+
+def test_a_run_recalls_pictures_only_where_there_is_room_for_all(models, monkeypatch):
+    base = load_generator(models / "generator.safetensors")
+    assert type(frozen_twin(only_run(models), base)) is Recalling
+    monkeypatch.setattr(Recalling, "ROOM", 100)
+    assert frozen_twin(only_run(models), base) is base
 
 
 # When to stop
