@@ -49,6 +49,7 @@ from nada.experiments.variants import (
     Recalling,
     Unpaired,
     select_by_w_shift_off_by_one,
+    with_noise,
 )
 from nada.files import written_whole
 from nada.generator import Generator
@@ -123,14 +124,14 @@ class Models:
     @classmethod
     def of(cls, run: Run, device: str) -> "Models":
         """The run's models. ValueError or OSError for one that cannot be had, or does not fit."""
-        measure = run.measure
-        return _models(
-            run.generator, run.settings["clip"], measure.clip, measure.judge, pick_device(device)
-        )
+        where, measure = pick_device(device), run.measure
+        base = _base(run.generator, run.settings.get("noise_strength", 0.0), where)
+        return _models(base, run.settings["clip"], measure.clip, measure.judge, where)
 
     def digests(self, run: Run) -> dict[str, str]:
         """What the run's model names stand for: {name: SHA-256}."""
-        found = {f"generator {run.generator}": fingerprint(self.base)}
+        base = _generator(run.generator, self.base.mean_latent.device)
+        found = {f"generator {run.generator}": fingerprint(base)}
         for spec, clips in ((run.settings["clip"], self.clips), (run.measure.clip, self.eye.clips)):
             found[f"clip {spec}"] = sha256({
                 f"{i}.{key}": value
@@ -143,8 +144,13 @@ class Models:
 
 
 @functools.cache
-def _models(generator: str, clip: str, eye: str, judge: str, device: torch.device) -> Models:
-    base, judge = _generator(generator, device), _judge(judge, device)
+def _base(name: str, noise_strength: float, device: torch.device) -> Generator:
+    return with_noise(_generator(name, device), noise_strength)
+
+
+@functools.cache
+def _models(base: Generator, clip: str, eye: str, judge: str, device: torch.device) -> Models:
+    judge = _judge(judge, device)
     if judge and base.z_dim != Z_DIM:
         raise ValueError(
             f"The generator takes z of {base.z_dim} and the judged world has {Z_DIM}: "

@@ -28,6 +28,7 @@ from nada.experiments.variants import (
     Recalling,
     Unpaired,
     select_by_w_shift_off_by_one,
+    with_noise,
 )
 from nada.generator import Generator
 from nada.guidance import target_loss
@@ -228,6 +229,28 @@ def test_an_unpaired_crossover_falls_on_a_row_of_its_own(generator):
         picture = twin.synthesis(mixed[2])
         found |= {r for r in rows if torch.equal(picture, generator.synthesis(mixed[r]))}
     assert found == set(rows)
+
+
+def test_noise_is_added_to_a_copy_and_of_no_strength_is_none(generator):
+    before = {key: value.clone() for key, value in generator.state_dict().items()}
+    noisy = with_noise(generator, 0.5)
+    for key, value in noisy.state_dict().items():
+        assert torch.equal(generator.state_dict()[key], before[key])
+        assert torch.equal(value, before[key]) != key.endswith("noise.weight"), key
+    ws = generator.mapping(torch.randn(2, generator.z_dim))
+    assert not torch.allclose(noisy.synthesis(ws), generator.synthesis(ws))
+    assert with_noise(generator, 0.0) is generator
+
+
+def test_twins_with_noise_of_their_own_learn_something_else(models, tmp_path):
+    shared, own = (only_run(models, noise_strength=0.5, noise=n) for n in ("shared", "independent"))
+    results = [perform(run, tmp_path / run.settings["noise"]) for run in (shared, own)]
+    assert results[0]["figures"] != results[1]["figures"]
+    without = perform(only_run(models), tmp_path / "without")
+    assert "noise_strength" in shared.settings and without["figures"] != results[0]["figures"]
+    assert Models.of(shared, "cpu").digests(shared) == Models.of(only_run(models), "cpu").digests(
+        only_run(models)
+    )
 
 
 def test_a_recalling_twin_draws_the_same_thing_once(generator, monkeypatch):

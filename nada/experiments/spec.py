@@ -21,9 +21,10 @@
     k = 0
 
 A setting is a field of `AdaptConfig`, a keyword of `objective`, `source`, `method`, `k`, `clip`,
-`noise` ("shared" or "independent") or `crossover` ("paired" or "unpaired"). A group may have
-`targets`, `seeds`, `settings` and `measure` of its own, and `stopping = true` where the report
-shall ask when to stop.
+`noise` ("shared" or "independent"), `noise_strength` (given to all layers of the generator; 0
+leaves them as they are) or `crossover` ("paired" or "unpaired"). A group may have `targets`,
+`seeds`, `settings` and `measure` of its own, and `stopping = true` where the report shall ask when
+to stop.
 """
 
 import hashlib
@@ -57,7 +58,7 @@ GUIDANCE = {
     for name, parameter in inspect.signature(objective).parameters.items()
     if parameter.default is not inspect.Parameter.empty
 }
-DEFAULTS = {f.name: f.default for f in fields(AdaptConfig)} | GUIDANCE
+DEFAULTS = {f.name: f.default for f in fields(AdaptConfig)} | GUIDANCE | {"noise_strength": 0.0}
 CHOICES = {"method": METHODS, "noise": NOISE, "crossover": CROSSOVERS}
 COMMON = ("targets", "seeds", "settings", "measure")
 KEYS = {
@@ -310,7 +311,7 @@ def settle(preset_name: str, clip: str, given: Mapping) -> dict:
         _one_of(key, settings[key], choices)
     if isinstance(settings["templates"], str):
         _one_of("templates", settings["templates"], TEMPLATE_SETS)
-    for key in ("directional", "global_", "in_domain", "k", "views"):
+    for key in ("directional", "global_", "in_domain", "noise_strength", "k", "views"):
         _no_less_than_0(key, settings[key], whole=key in ("k", "views"))
     return settings
 
@@ -328,6 +329,7 @@ def flat(preset: Preset) -> dict:
         "method": preset.method,
         "k": preset.k,
         "noise": NOISE[0],
+        "noise_strength": DEFAULTS["noise_strength"],
         "crossover": CROSSOVERS[0],
     }
 

@@ -122,6 +122,17 @@ class Recalling(Generator):
         return pictures
 
 
+def with_noise(generator: Generator, strength: float) -> Generator:
+    """A copy whose convolutions all add noise of this strength (StyleGAN2's B), where the bundled
+    generator has none; for 0 the generator itself."""
+    if not strength:
+        return generator
+    noisy = _copy_as(Generator, generator)
+    for name in noisy.conv_names:
+        noisy.layer(name).noise.weight.data.fill_(strength)
+    return noisy
+
+
 def _copy_as(kind: type[Generator], generator: Generator) -> Generator:
     twin = kind(generator.config).to(generator.mean_latent.device)
     twin.load_state_dict(generator.state_dict())
