@@ -198,8 +198,8 @@ MARK = re.compile(r"<!-- (\S+): (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def fill_in(page: Path, folder: Path) -> None:
-    """Write a folder's comparisons into a Markdown page of one's own: the tables and charts of a
-    group between `<!-- SPEC: TITLE -->` and `<!-- end -->`.
+    """Write a folder's comparisons into a Markdown page of one's own: the tables and pictures of
+    a group between `<!-- SPEC: TITLE -->` and `<!-- end -->`.
 
     Raises:
         ValueError: the page names a comparison that the folder does not have.
@@ -216,10 +216,10 @@ def fill_in(page: Path, folder: Path) -> None:
             raise ValueError(f"{page} asks for “{mark[1]}: {mark[2]}”, which {folder} has not.")
         stem, group = groups[mark.groups()]
         parts = [*comparison(group_cases(group, runs), group["stopping"])]
-        for kind in ("figures", "curves"):
-            chart = folder / "figures" / f"{stem}-{kind}.svg"
-            if chart.is_file():
-                where = Path(os.path.relpath(chart, page.parent)).as_posix()
+        for kind, ending in (("figures", "svg"), ("curves", "svg"), ("people", "png")):
+            picture = folder / "figures" / f"{stem}-{kind}.{ending}"
+            if picture.is_file():
+                where = Path(os.path.relpath(picture, page.parent)).as_posix()
                 parts.append(f"![{_plain(group['title'])}: {kind}]({where})")
         return "\n\n".join([f"<!-- {mark[1]}: {mark[2]} -->", *parts, "<!-- end -->"])
 
@@ -610,9 +610,10 @@ def _svg(width: float, height: float, body: Sequence[str]) -> str:
 
 
 def people(folder: Path, cases: Sequence[Case], targets: int = 2, each: int = 5):
-    """A row a case below the frozen people: `each` of them for the first `targets` targets, one
-    seed; None where the runs' pictures are not there."""
-    names = list(dict.fromkeys(run["target"] for case in cases for run in case.runs))[:targets]
+    """A row a case below the frozen people: `each` of them for `targets` targets from all over the
+    list, one seed; None where the runs' pictures are not there."""
+    names = list(dict.fromkeys(run["target"] for case in cases for run in case.runs))
+    names = names[:: math.ceil(len(names) / targets)]
     seed = min(run["seed"] for case in cases for run in case.runs)
     rows = [(case.name, [_grid_of(folder, case, name, seed) for name in names]) for case in cases]
     rows = [(name, grids) for name, grids in rows if all(grids)]
