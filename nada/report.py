@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,12 +263,19 @@ def group_parts(folder: Path, stem: str, group: dict, runs: dict[str, dict]) -> 
 
 
 def group_cases(group: dict, runs: dict[str, dict]) -> list[Case]:
-    """A comparison's cases, with those of their runs that are done."""
+    """A comparison's cases, with those of their runs that are done: see `of_whole_seeds`."""
     return [
-        Case(case["name"], case["settings"], [runs[k] for k in case["runs"] if k in runs],
-             len(case["runs"]))
+        Case(case["name"], case["settings"],
+             of_whole_seeds([runs[k] for k in case["runs"] if k in runs]), len(case["runs"]))
         for case in group["cases"]
     ]  # fmt: skip
+
+
+def of_whole_seeds(runs: Sequence[dict]) -> list[dict]:
+    """Those of a case's runs whose seed has as many targets as any: while a sweep is under way, a
+    mean over some targets must not stand for that over all."""
+    targets = Counter(run["seed"] for run in runs)
+    return [run for run in runs if targets[run["seed"]] == max(targets.values())]
 
 
 def comparison(cases: Sequence[Case], stopping: bool) -> Iterator[str]:

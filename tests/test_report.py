@@ -12,7 +12,16 @@ from PIL import Image
 from nada import experiments
 from nada.__main__ import main
 from nada.checkpoint import CHECKPOINTS, fingerprint, load_generator
-from nada.report import FIGURES, at_step, fill_in, load_results, paired, signed, write_report
+from nada.report import (
+    FIGURES,
+    at_step,
+    fill_in,
+    load_results,
+    of_whole_seeds,
+    paired,
+    signed,
+    write_report,
+)
 
 LP = {  # case, target, seed → LP
     ("plain", "zombie", 0): 0.50, ("plain", "zombie", 1): 0.54,
@@ -211,6 +220,14 @@ def test_the_order_of_runs_does_not_matter_and_a_run_without_a_result_does_not_c
     (folder / "runs" / "devil-2-changed").mkdir()
     assert write_report(folder).read_bytes() == text
     assert len(load_results(folder)) == len(LP)
+
+
+def test_a_seed_that_lacks_targets_does_not_count_yet():
+    runs = [{"seed": seed, "target": t} for seed, t in ((0, "a"), (0, "b"), (1, "a"), (2, "a"))]
+    assert of_whole_seeds(runs) == runs[:2]
+    both = [*runs, {"seed": 1, "target": "b"}]
+    assert [run["seed"] for run in of_whole_seeds(both)] == [0, 0, 1, 1]
+    assert of_whole_seeds([]) == []
 
 
 def test_a_curve_is_read_at_a_step():
