@@ -105,9 +105,14 @@ def _job(clips: Sequence[CLIP], target: str, preset: Preset) -> tuple:
     return loss, preset.config, select
 
 
-@torch.no_grad()
+def people(generator: Generator, count: int) -> Tensor:
+    """z [count, z_dim] of those that `assess` looks at, on the generator's device."""
+    z = latents(range(FIRST_SEED, FIRST_SEED + count), generator.z_dim)
+    return z.to(generator.mean_latent.device)
+
+
 def shown(generator: Generator, count: int, psi: float = PSI) -> Tensor:
-    """Pictures [count, 3, H, W] in [-1, 1] of the people that `assess` looks at."""
+    """Pictures [count, 3, H, W] in [-1, 1] of those people; psi: truncation, 1 for none."""
     return sample(generator, range(FIRST_SEED, FIRST_SEED + count), psi)
 
 
@@ -135,7 +140,7 @@ class Frozen:
 @lru_cache(maxsize=2)
 def _frozen(base: Generator, clip: CLIP, judge: Judge, count: int) -> Frozen:
     """The same for every run."""
-    z = latents(range(FIRST_SEED, FIRST_SEED + count), base.z_dim).to(base.mean_latent.device)
+    z = people(base, count)
     pictures, wide = shown(base, count), shown(base, count, 1.0)
     photos = render(z, "photo", base.size)
     features, verdict = clip.encode_image(pictures), verdicts(judge, pictures)
@@ -147,8 +152,7 @@ def _frozen(base: Generator, clip: CLIP, judge: Judge, count: int) -> Frozen:
 @lru_cache(maxsize=len(TARGETS))
 def _truth(base: Generator, judge: Judge, target: str, count: int) -> tuple[Tensor, float]:
     """Renders of those people in the style `target`, and their diversity."""
-    z = latents(range(FIRST_SEED, FIRST_SEED + count), base.z_dim).to(base.mean_latent.device)
-    truth = render(z, target, base.size)
+    truth = render(people(base, count), target, base.size)
     return truth, diversity(judge.features(truth))
 
 
@@ -180,8 +184,8 @@ def assess(
     }
 
 
-def _share(verdicts: Sequence[str], target: str) -> float:
-    return mean(verdict == target for verdict in verdicts)
+def _share(called: Sequence[str], target: str) -> float:
+    return mean(verdict == target for verdict in called)
 
 
 def masks(z: Tensor, size: int) -> dict[str, Tensor]:
@@ -192,12 +196,12 @@ def masks(z: Tensor, size: int) -> dict[str, Tensor]:
 
 
 def colours_kept(
-    masks: dict[str, Tensor], before: Tensor, after: Tensor, photos: Tensor, truth: Tensor
+    where: dict[str, Tensor], before: Tensor, after: Tensor, photos: Tensor, truth: Tensor
 ) -> dict[str, float | None]:
     """For each region the share of people whose mean colour there stayed, among those whose colour
-    the style leaves alone. masks: as `masks` gives them; pictures [N, 3, H, W] in [-1, 1]."""
+    the style leaves alone. where: as `masks` gives it; pictures [N, 3, H, W] in [-1, 1]."""
     kept = {}
-    for region, mask in masks.items():
+    for region, mask in where.items():
         area = mask.mean((1, 2, 3))
 
         def change(a: Tensor, b: Tensor, mask=mask, area=area) -> Tensor:

@@ -42,7 +42,7 @@ from nada.clip import CLIP, load_clips
 from nada.delta import diff
 from nada.demo.judge import Judge, load_judge, verdicts
 from nada.demo.render import Z_DIM, render
-from nada.evaluate import FIRST_SEED, PSI, SHEET_SEEDS, assess, distance_to_truth, shown
+from nada.evaluate import PSI, SHEET_SEEDS, assess, distance_to_truth, people, shown
 from nada.experiments.spec import Run, Spec, load_spec
 from nada.experiments.variants import (
     RandomLayers,
@@ -125,7 +125,7 @@ class Models:
     def of(cls, run: Run, device: str) -> "Models":
         """The run's models. ValueError or OSError for one that cannot be had, or does not fit."""
         where, measure = pick_device(device), run.measure
-        base = _base(run.generator, run.settings.get("noise_strength", 0.0), where)
+        base = _base(run.generator, run.settings["noise_strength"], where)
         return _models(base, run.settings["clip"], measure.clip, measure.judge, where)
 
     def digests(self, run: Run) -> dict[str, str]:
@@ -205,8 +205,7 @@ class Gauge:
         before = pictures_of(models.base, models, count)
         self.source = models.eye.encode_image(before.narrow)
         if models.judge:
-            z = latents(range(FIRST_SEED, FIRST_SEED + count), models.base.z_dim)
-            self.truth = render(z.to(self.source.device), target, models.base.size)
+            self.truth = render(people(models.base, count), target, models.base.size)
             self.far = distance_to_truth(before.wide, self.truth)
             self.spread = diversity(models.judge.features(before.wide))
         self.start = self.figures(before)
@@ -243,7 +242,7 @@ def _gauge(models: Models, target: str, count: int) -> Gauge:
 
 
 class Pictures(NamedTuple):
-    """Of the people from FIRST_SEED on, [N, 3, H, W] in [-1, 1]: at truncation 0.7, and, where
+    """Of `nada.evaluate.people`, [N, 3, H, W] in [-1, 1]: at truncation 0.7, and, where
     there is a judge to compare them with renders, without."""
 
     narrow: Tensor
@@ -364,7 +363,7 @@ def training(run: Run, models: Models, adapted: Generator) -> Iterator[Progress]
 def keep(run: Run, models: Models, adapted: Generator, last: Progress | None, folder: Path) -> None:
     """The domain file, and a picture of some people, frozen above and adapted below."""
     metadata = record(models.clips, run.target, run.preset, last) if last else {}
-    own = {name: run.settings[name] for name in ("method", "noise", "crossover")}
+    own = {name: run.settings[name] for name in ("method", "noise", "noise_strength", "crossover")}
     diff(models.base, adapted, {**metadata, **own}).save(folder / DELTA)
     rows = [_sheet_of_frozen(models.base), sample(adapted, SHEET_SEEDS, PSI)]
     image_grid(torch.cat(rows), len(SHEET_SEEDS)).save(folder / GRID)
@@ -584,7 +583,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     specs = [load_spec(spec) for spec in args.spec]
     folder = args.out or Path("build/sweeps") / specs[0].name
     runs = list({run.id: run for spec in specs for run in spec.runs}.values())
-    runs.sort(key=lambda run: run.seed)  # early results span all specifications
+    runs.sort(key=lambda run: run.seed)  # so that early results span all cases
     known = read_summary(folder)
     left = [run for run in runs if run.id not in known and not is_done(folder, run)]
     _tell(f"{len(runs)} runs in {folder}, {len(runs) - len(left)} of them done.")
