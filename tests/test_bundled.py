@@ -117,6 +117,12 @@ def test_the_judge_sees_through_attacks_on_new_people(judge):
     assert min(figures["glasses"], figures["hat"], figures["beard"]) > 0.93, figures
 
 
+def test_the_judge_knows_the_factors_of_what_the_generator_draws(judge, generator):
+    figures = judging.measure_generated(judge, generator, people=96, seed=4343)
+    assert figures["photo"] > 0.97, figures
+    assert min(figures["glasses"], figures["hat"], figures["beard"]) > 0.93, figures
+
+
 def test_evaluate_adapts_and_the_judge_agrees(tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     command = ["evaluate", "--targets", "devil", "--samples", "48", "--sheet", str(sheet)]

@@ -186,8 +186,10 @@ def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
         (["adapt", "--target", "sketch", "--steps", "-1"], "steps is -1"),
         (["adapt", "--target", "sketch", "--lr", "nan"], "lr is nan"),
         (["adapt", "--target", "sketch", "--views", "-2"], "views"),
-        (["adapt", "--target", "sketch", *"--directional 0 --global 0 --in-domain 0".split()],
-         "weight"),
+        (
+            ["adapt", "--target", "sketch", *"--directional 0 --global 0 --in-domain 0".split()],
+            "weight",
+        ),
         (["adapt", "--target", "sketch", "--device", "abacus"], "'abacus' cannot be used"),
         (["adapt", "--target", "sketch", "--generator", "none.pt"], "no generator file 'none.pt'"),
         (["adapt", "--target", "sketch", "--clip", "none.safetensors"], "no CLIP file"),

@@ -21,12 +21,14 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from nada.checkpoint import CHECKPOINTS, pick_device, write_safetensors
+from nada.checkpoint import CHECKPOINTS, load_generator, pick_device, write_safetensors
 from nada.demo.captions import ATTRIBUTES, STYLE_NAMES, attributes_of
 from nada.demo.data import Pace, Pool, Schedule, cosine_rate, distort, half_precision
 from nada.demo.render import Z_DIM, factors_of, render
+from nada.generator import Generator
 
 SIZE, PEOPLE, VIEWS, BATCH = 64, 2000, 10, 96
+SEEN = ("glasses", "hat", "beard")  # attributes whose accuracy is measured
 
 
 class Judge(nn.Module):
@@ -180,26 +182,54 @@ def train(
 
 
 def measure(judge: Judge, people: int = 40, seed: int = 77) -> dict[str, float]:
-    """On new people: accuracy of style, clean and under PGD (ε = 4/255), and of glasses, hat and
-    beard over all styles that show them."""
-    device = judge.head.weight.device
-    z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed)).to(device)
+    """On renders of new people: accuracy of style, clean and under PGD (ε = 4/255), and of glasses,
+    hat and beard over all styles that show them."""
+    z = new_people(judge, people, seed)
     images = torch.cat([render(z, name, SIZE) for name in STYLE_NAMES])
-    labels = torch.arange(len(STYLE_NAMES), device=device).repeat_interleave(people)
+    labels = torch.arange(len(STYLE_NAMES), device=z.device).repeat_interleave(people)
     table = torch.cat([attributes_of(factors_of(z), name) for name in STYLE_NAMES])
     attacked = attack(judge, images, labels, 8 / 255, 10)
     with torch.no_grad():
-        style, having = judge(images)
-        figures = {
-            "clean": (style.argmax(1) == labels).float().mean().item(),
-            "pgd": (judge(attacked)[0].argmax(1) == labels).float().mean().item(),
-        }
-    for name in ("glasses", "hat", "beard"):
+        pgd = (judge(attacked)[0].argmax(1) == labels).float().mean().item()
+    clean, *having = accuracies(judge, images, labels, table)
+    return {"clean": clean, "pgd": pgd, **dict(zip(SEEN, having))}
+
+
+def measure_generated(
+    judge: Judge, generator: Generator, people: int = 40, seed: int = 77
+) -> dict[str, float]:
+    """On what a generator of photos draws for new people, whose factors its z tell: the share taken
+    for photos, and the accuracy of glasses, hat and beard."""
+    z = new_people(judge, people, seed)
+    with torch.no_grad():
+        images = torch.cat([generator.synthesis(generator.mapping(part)) for part in z.split(16)])
+    labels = torch.full((people,), STYLE_NAMES.index("photo"), device=z.device)
+    table = attributes_of(factors_of(z), "photo")
+    return dict(zip(("photo", *SEEN), accuracies(judge, images, labels, table)))
+
+
+def new_people(judge: Judge, people: int, seed: int) -> Tensor:
+    """z [people, Z_DIM] where the judge is."""
+    z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed))
+    return z.to(judge.head.weight.device)
+
+
+@torch.no_grad()
+def accuracies(judge: Judge, images: Tensor, labels: Tensor, table: Tensor) -> list[float]:
+    """Of style, then of each attribute that is `SEEN`, over the pictures where it can be told
+    (`table` [N, A] of 1, 0 and −1)."""
+    style, having = judge(images)
+    shares = [(style.argmax(1) == labels).float().mean().item()]
+    for name in SEEN:
         index = list(ATTRIBUTES).index(name)
         known = table[:, index] >= 0
         right = (having[:, index] > 0) == (table[:, index] == 1)
-        figures[name] = right[known].float().mean().item()
-    return figures
+        shares.append(right[known].float().mean().item())
+    return shares
+
+
+def _told(figures: dict[str, float]) -> dict[str, str]:
+    return {name: f"{value:.3f}" for name, value in figures.items()}
 
 
 def main() -> None:
@@ -215,8 +245,22 @@ def main() -> None:
         "--work", type=Path, default=Path("build"), help="folder of the resumable state"
     )
     parser.add_argument("--held-out", type=int, default=40, help="new people to measure on")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="train nothing: say how good the judge in --output is, on renders and on what the "
+        "bundled generator draws",
+    )
     args = parser.parse_args()
     started, device = time.time(), pick_device(args.device)
+    if args.measure:
+        judge, generator = load_judge(args.output, device), load_generator("demo", device)
+        told = {
+            "renders": measure(judge, args.held_out),
+            "generated": measure_generated(judge, generator, args.held_out),
+        }
+        print(json.dumps({on: _told(figures) for on, figures in told.items()}))
+        return
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(3)
     judge, pool = Judge().to(device), Pool(args.people, VIEWS, SIZE, 3, device)
@@ -225,7 +269,7 @@ def main() -> None:
     state = args.work / "judge.pt"
     train(judge, pool, args.steps, args.epsilon, state, deadline, batch=args.batch)
     judge.eval().requires_grad_(False)
-    figures = {k: f"{v:.3f}" for k, v in measure(judge, args.held_out).items()}
+    figures = _told(measure(judge, args.held_out))
     print(json.dumps(figures))
     judge.cpu()
     state = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
