@@ -20,7 +20,7 @@ from xml.sax.saxutils import escape
 
 from PIL import Image, ImageDraw
 
-from nada.experiments.stopping import knee, plateau
+from nada.experiments.stopping import knee, past_plateau, plateau
 from nada.files import written_whole
 from nada.sweep import SUMMARY, read_summary
 
@@ -402,16 +402,20 @@ def target_details(cases: Sequence[Case]) -> str:
 
 # When to stop
 
-RULES: dict[str, Callable[[Sequence, Sequence], int]] = {"knee": knee, "plateau": plateau}
+RULES: dict[str, Callable[[Sequence, Sequence], int]] = {
+    "knee": knee,
+    "plateau": plateau,
+    "half as long again": past_plateau,
+}
 
 
 def stopping_parts(cases: Sequence[Case]) -> Iterator[str]:
     """Where each rule stops, and what that costs against the best step and the last."""
     truth = all("lp" in run["curve"] for case in cases for run in case.runs)
     yield (
-        "When to stop. Two rules look at CLIP's quality alone: the knee of the whole curve, seen "
-        "afterwards, and the plateau, the first step at which quality gains less than a fifth as "
-        "fast as it did at its fastest, seen on the way."
+        "When to stop. Three rules look at CLIP's quality alone: the knee of the whole curve, seen "
+        "afterwards; the plateau, the first step at which quality gains less than a fifth as fast "
+        "as it did at its fastest, seen on the way; and half as long again as up to the plateau."
         + (" The best step is that of the lowest LP, which only the truth can tell." if truth
            else "")
     )  # fmt: skip

@@ -22,7 +22,7 @@ from nada.demo.judge import Judge
 from nada.demo.render import Z_DIM
 from nada.experiments import spec as specs
 from nada.experiments.spec import SpecError, load_spec, parse, settle
-from nada.experiments.stopping import knee, plateau
+from nada.experiments.stopping import knee, past_plateau, plateau
 from nada.experiments.variants import (
     RandomLayers,
     Recalling,
@@ -305,6 +305,13 @@ def test_the_plateau_is_told_from_the_past_alone():
     assert plateau(steps[:4], values[:4]) == 30
     with pytest.raises(ValueError, match="give one value for each step"):
         plateau([0, 1], [0.0])
+
+
+def test_half_as_long_again_is_counted_from_the_plateau_in_looks_that_were_taken():
+    steps, values = [0, 10, 20, 30, 40, 50], [0.0, 0.5, 0.51, 0.7, 0.75, 2.0]  # flat at 20
+    assert past_plateau(steps, values) == 30
+    assert past_plateau(steps, values, more=0.6) == 40  # 32 was not looked at
+    assert past_plateau(steps, values, more=5) == 50
 
 
 # One run

@@ -1,7 +1,7 @@
 """When to stop: where a curve over the steps of a run bends, seen afterwards and seen on the way.
 
 Adaptation first moves to the target and then wears people down: quality climbs steeply and
-flattens while identity and diversity go on falling. Both rules look at CLIP's quality alone, so
+flattens while identity and diversity go on falling. All rules look at CLIP's quality alone, so
 that they work where nobody knows the truth.
 """
 
@@ -45,6 +45,17 @@ def plateau(steps: Sequence[float], values: Sequence[float], share: float = 0.2)
             return steps[i]
         steepest = max(steepest, gain)
     return steps[-1]
+
+
+def past_plateau(steps: Sequence[float], values: Sequence[float], more: float = 0.5) -> int:
+    """The first step at which a run is `more` times as long again as it was at its `plateau`: where
+    CLIP's quality flattens, the picture is not there yet. The last step if it ends before.
+
+    Raises:
+        ValueError: no points, or steps and values that do not pair.
+    """
+    enough = (1 + more) * plateau(steps, values)
+    return next((step for step in steps if step >= enough), steps[-1])
 
 
 def _check(steps: Sequence[float], values: Sequence[float]) -> None:
