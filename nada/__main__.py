@@ -191,8 +191,8 @@ def chosen_preset(args: argparse.Namespace) -> Preset:
     preset = PRESETS[args.preset or ("demo" if args.generator == "demo" else "ffhq")]
     given = {name: value for name, value in vars(args).items() if value is not None}
     loop = {field.name: given[field.name] for field in LOOP if field.name in given}
-    if "lr" in loop and "final_lr" not in loop and preset.config.final_lr:
-        loop["final_lr"] = loop["lr"] * preset.config.final_lr / preset.config.lr
+    if "lr" in loop and "final_lr" not in loop:
+        loop["final_lr"] = preset.config.final_rate(loop["lr"])
     guidance = {name: given[name] for name in (*WEIGHTS, "views") if name in given}
     rest = {name: given[name] for name in ("source", "method", "k") if name in given}
     return replace(

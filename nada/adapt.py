@@ -127,6 +127,10 @@ class AdaptConfig:
         to_rgb = self.train_to_rgb if to_rgb is None else to_rgb
         return candidates(generator, to_rgb, self.how(generator).resolution)
 
+    def final_rate(self, lr: float) -> float | None:
+        """Where a run that begins at rate lr ends if it falls as far as this one; None: nowhere."""
+        return self.final_lr and lr * self.final_lr / self.lr
+
     def lr_at(self, step: int) -> float:
         """Adam's rate for step 0 … steps − 1: half a cosine from lr to final_lr."""
         if self.final_lr is None:

@@ -133,12 +133,11 @@ def check_job(models: Models, base: Preset, settings: dict) -> Job:
 
 def _preset(base: Preset, source: str, settings: dict, numbers: dict) -> Preset:
     """The base's preset with the visitor's numbers in it."""
-    final_lr = base.config.final_lr and numbers["lr"] * base.config.final_lr / base.config.lr
     names = ("steps", "batch", "seed", "select_every", "lr")
     config = replace(
         base.config,
         **{name: numbers[name] for name in names},
-        final_lr=final_lr,
+        final_lr=base.config.final_rate(numbers["lr"]),
         truncation_psi=numbers["truncation"],
         train_to_rgb=settings["to_rgb"],
     )

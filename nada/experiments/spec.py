@@ -301,8 +301,8 @@ def settle(preset_name: str, clip: str, given: Mapping) -> dict:
     given = {"global_" if key == "global" else key: value for key, value in given.items()}
     settings = flat(PRESETS[preset_name]) | {"clip": clip}
     _known(given, set(settings), "The settings")
-    if "lr" in given and "final_lr" not in given and settings["final_lr"]:
-        given["final_lr"] = given["lr"] * settings["final_lr"] / settings["lr"]
+    if "lr" in given and "final_lr" not in given:
+        given["final_lr"] = PRESETS[preset_name].config.final_rate(given["lr"])
     given = {key: None if value == "none" else value for key, value in given.items()}
     settings |= given
     for key, choices in CHOICES.items():
