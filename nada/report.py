@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from xml.sax.saxutils import escape
 
 from PIL import Image, ImageDraw
@@ -29,12 +29,15 @@ DIGITS = 4  # significant, of every number in the summary
 
 @dataclass(frozen=True)
 class Figure:
-    """How a figure is told. better: 1 where more is better, −1 where less is, 0 where neither."""
+    """How a figure is told. better: 1 where more is better, −1 where less is, 0 where neither.
+    clock: the machine's rather than the run's, so that its median over all runs is all there is to
+    tell: other work on the machine spoils means, spreads and comparisons."""
 
     name: str
     form: str
     better: int
     meaning: str
+    clock: bool = False
 
 
 FIGURES = {
@@ -51,7 +54,7 @@ FIGURES = {
         Figure("hair", ".0%", 1, "hair that kept its colour, where it should"),
         Figure("skin", ".0%", 1, "skin that kept its colour, where it should"),
         Figure("glasses", ".0%", 1, "people who still have glasses, or still have none"),
-        Figure("seconds", ".0f", -1, "seconds of training"),
+        Figure("seconds", ".0f", -1, "seconds of training", clock=True),
     )
 }
 CURVES = ("quality", "identity", "clip_diversity", "judged", "lp", "diversity")
@@ -239,7 +242,7 @@ def plan_parts(folder: Path, plan: dict, runs: dict[str, dict]) -> Iterator[str]
     yield (
         f"{len(wanted & set(runs))} of {len(wanted)} runs are done ({'; '.join(made_by)}). Tables "
         "give the mean over all targets ± the standard deviation of that mean over the seeds of "
-        "training."
+        "training; of seconds the median over all runs."
     )
     for stem, group in named_groups(plan):
         yield from group_parts(folder, stem, group, runs)
@@ -352,14 +355,21 @@ def figures_table(cases: Sequence[Case]) -> str:
         count = len(case.runs)
         told = [f"{count}" if count == case.wanted else f"{count} of {case.wanted}"]
         told += [str(sum(run["diverged"] for run in case.runs))] if diverged else []
-        cells = [spread_cell(over_seeds(case.runs, f.name), f.form) for f in figures]
-        rows.append([case.name, *told, *cells])
+        rows.append([case.name, *told, *(figure_cell(case.runs, f) for f in figures)])
     return markdown_table(head, rows)
+
+
+def figure_cell(runs: Sequence[dict], figure: Figure) -> str:
+    """Mean and spread over seeds, or a clock's median over runs; "–" of nothing."""
+    if not figure.clock:
+        return spread_cell(over_seeds(runs, figure.name), figure.form)
+    values = [v for run in runs if (v := run["figures"].get(figure.name)) is not None]
+    return format(median(values), figure.form) if values else "–"
 
 
 def paired_table(cases: Sequence[Case]) -> str:
     """A row for each case but the first: how its figures differ from the first's."""
-    figures = shown_figures(cases)
+    figures = [figure for figure in shown_figures(cases) if not figure.clock]
     head = ["case", *(f.name.replace("_", " ") for f in figures)]
     first = cases[0].runs
     rows = [
