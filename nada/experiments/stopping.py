@@ -1,8 +1,8 @@
 """When to stop: where a curve over the steps of a run bends, seen afterwards and seen on the way.
 
-Adaptation first moves to the target and then wears people down: quality climbs steeply and
-flattens while identity and diversity go on falling. All rules look at CLIP's quality alone, so
-that they work where nobody knows the truth.
+Adaptation first moves to the target and then lays on more than the target has: CLIP's quality
+climbs steeply and flattens, while pictures move away from what they should be. All rules look at
+CLIP's quality alone, so that they work where nobody knows the truth.
 """
 
 from collections.abc import Sequence
