@@ -428,6 +428,7 @@ def stopping_parts(cases: Sequence[Case]) -> Iterator[str]:
         "as it did at its fastest, seen on the way; and half as long again as up to the plateau."
         + (" The best step is that of the lowest LP, which only the truth can tell." if truth
            else "")
+        + " ± of the steps is over runs, of the rest over seeds."
     )  # fmt: skip
     figures = [FIGURES[n] for n in (("lp", "judged") if truth else ("quality",))]
     figures += [FIGURES["identity"], FIGURES["clip_diversity"]]

@@ -280,6 +280,11 @@ def test_the_judge_script_trains_and_saves(tmp_path):
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert set(figures) == {"clean", "pgd", "glasses", "hat", "beard"}
+    done = run_module("nada.demo.judge", "--measure", "--held-out", "3", "--output", str(out))
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["renders"].keys() == figures.keys()
+    assert set(told["generated"]) == {"photo", "glasses", "hat", "beard"}
     judge = judging.load_judge(out)
     assert set(judging.verdicts(judge, render(some_z(3), "photo", 64))) <= set(STYLE_NAMES)
     with pytest.raises(FileNotFoundError, match=r"nada\.demo\.judge"):

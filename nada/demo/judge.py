@@ -29,6 +29,7 @@ from nada.generator import Generator
 
 SIZE, PEOPLE, VIEWS, BATCH = 64, 2000, 10, 96
 SEEN = ("glasses", "hat", "beard")  # attributes whose accuracy is measured
+PIECE = 64  # pictures that are looked at together
 
 
 class Judge(nn.Module):
@@ -78,17 +79,20 @@ def load_judge(path: Path = CHECKPOINTS / "judge.safetensors", device="cpu") -> 
 
 
 @torch.no_grad()
+def look(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The judge's logits of any number of pictures [N, 3, H, W], which may go beyond [-1, 1]."""
+    style, having = zip(*(judge(part.clamp(-1, 1)) for part in images.split(PIECE)))
+    return torch.cat(style), torch.cat(having)
+
+
 def verdicts(judge: Judge, images: Tensor) -> list[str]:
     """The style that the judge sees in each picture."""
-    logits = torch.cat([judge(part.clamp(-1, 1))[0] for part in images.split(64)])
-    return [STYLE_NAMES[i] for i in logits.argmax(1).tolist()]
+    return [STYLE_NAMES[i] for i in look(judge, images)[0].argmax(1).tolist()]
 
 
-@torch.no_grad()
 def has_attribute(judge: Judge, images: Tensor, name: str) -> Tensor:
     """Whether the judge sees the attribute in each picture: [N] bool."""
-    logits = torch.cat([judge(part.clamp(-1, 1))[1] for part in images.split(64)])
-    return logits[:, list(ATTRIBUTES).index(name)] > 0
+    return look(judge, images)[1][:, list(ATTRIBUTES).index(name)] > 0
 
 
 def disturb(images: Tensor) -> Tensor:
@@ -188,10 +192,10 @@ def measure(judge: Judge, people: int = 40, seed: int = 77) -> dict[str, float]:
     images = torch.cat([render(z, name, SIZE) for name in STYLE_NAMES])
     labels = torch.arange(len(STYLE_NAMES), device=z.device).repeat_interleave(people)
     table = torch.cat([attributes_of(factors_of(z), name) for name in STYLE_NAMES])
-    attacked = attack(judge, images, labels, 8 / 255, 10)
-    with torch.no_grad():
-        pgd = (judge(attacked)[0].argmax(1) == labels).float().mean().item()
+    pieces = zip(images.split(PIECE), labels.split(PIECE))
+    attacked = torch.cat([attack(judge, *piece, 8 / 255, 10) for piece in pieces])
     clean, *having = accuracies(judge, images, labels, table)
+    pgd, *_ = accuracies(judge, attacked, labels, table)
     return {"clean": clean, "pgd": pgd, **dict(zip(SEEN, having))}
 
 
@@ -202,7 +206,7 @@ def measure_generated(
     for photos, and the accuracy of glasses, hat and beard."""
     z = new_people(judge, people, seed)
     with torch.no_grad():
-        images = torch.cat([generator.synthesis(generator.mapping(part)) for part in z.split(16)])
+        images = torch.cat([generator.synthesis(generator.mapping(x)) for x in z.split(PIECE)])
     labels = torch.full((people,), STYLE_NAMES.index("photo"), device=z.device)
     table = attributes_of(factors_of(z), "photo")
     return dict(zip(("photo", *SEEN), accuracies(judge, images, labels, table)))
@@ -214,11 +218,10 @@ def new_people(judge: Judge, people: int, seed: int) -> Tensor:
     return z.to(judge.head.weight.device)
 
 
-@torch.no_grad()
 def accuracies(judge: Judge, images: Tensor, labels: Tensor, table: Tensor) -> list[float]:
     """Of style, then of each attribute that is `SEEN`, over the pictures where it can be told
     (`table` [N, A] of 1, 0 and −1)."""
-    style, having = judge(images)
+    style, having = look(judge, images)
     shares = [(style.argmax(1) == labels).float().mean().item()]
     for name in SEEN:
         index = list(ATTRIBUTES).index(name)
