@@ -244,6 +244,8 @@ def plan_parts(folder: Path, plan: dict, runs: dict[str, dict]) -> Iterator[str]
         "give the mean over all targets ± the standard deviation of that mean over the seeds of "
         "training; of seconds the median over all runs."
     )
+    cases = [case for group in plan["groups"] for case in group_cases(group, runs)]
+    yield "\n".join(f"- {f.name.replace('_', ' ')}: {f.meaning}" for f in shown_figures(cases))
     for stem, group in named_groups(plan):
         yield from group_parts(folder, stem, group, runs)
 

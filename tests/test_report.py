@@ -96,6 +96,7 @@ def test_tables_hold_the_means_and_spreads_that_arithmetic_gives(folder):
     assert plain[1] == "4" and changed[1] == "4 of 5"
     assert plain[head.index("judged")] == "75% ± 0%" and "hair" not in head
     assert plain[head.index("seconds")] == changed[head.index("seconds")] == "11"  # the median
+    assert "- judged: share of pictures that" in text and "- hair: " not in text
     assert "8 of 9 runs are done (torch 2 on paper)." in text
 
 
