@@ -1,7 +1,7 @@
 """The page and its API: two prompts in, an adapted generator out, watched while it trains.
 
-Wiring only: what is done stands in `nada.studio`, what it looks like in `nada.view` and
-`nada/page`. The page's own events are private; scripts have endpoints of their own, whose names
+Wiring only: what is done stands in `nada.serve.service`, what it looks like in `nada.serve.view` and
+`nada/serve/page`. The page's own events are private; scripts have endpoints of their own, whose names
 do not follow the page's.
 """
 
@@ -13,6 +13,7 @@ if os.environ.get("SPACES_ZERO_GPU"):
 else:
     spaces = None
 
+import argparse
 import html
 import inspect
 import logging
@@ -24,16 +25,15 @@ from types import SimpleNamespace
 import gradio as gr
 
 from nada.adapt import PRESETS
-from nada.api import Api
-from nada.arguments import parse
-from nada.desk import SAME, SETTINGS, Change, Desk
-from nada.device import Options, choose_options
-from nada.library import KEEP_SECONDS
-from nada.offers import Offers, offered
 from nada.presets import examples
-from nada.request import RANGES, SPOKEN, STRENGTH, TRUNCATION, WEIGHT, Range, defaults
-from nada.studio import Studio
-from nada.view import PAGE, UNFORESEEN, asset, texts
+from nada.serve.api import Api
+from nada.serve.events import SAME, SETTINGS, Change, PageEvents
+from nada.serve.generators import GeneratorChoices, offered
+from nada.serve.service import Service
+from nada.serve.sessions import KEEP_SECONDS
+from nada.serve.validate import RANGES, SPOKEN, STRENGTH, TRUNCATION, WEIGHT, Range, defaults
+from nada.serve.view import PAGE, UNFORESEEN, asset, texts
+from nada.serve.worker import Options, choose_options
 
 MAX_QUEUE = 20  # visitors who may wait
 I18N = gr.I18n(  # gradio has words of its own under plain names
@@ -133,9 +133,9 @@ def build(
 ) -> gr.Blocks:
     """The page for a generator and a CLIP, or for a choice between the generators of `sources`.
     Models load when they are first needed."""
-    studio = Studio(options or Options(), spaces and spaces.GPU, keep_seconds)
-    offers = Offers(studio, sources)
-    page = answered(Desk(offers))
+    studio = Service(options or Options(), spaces and spaces.GPU, keep_seconds)
+    offers = GeneratorChoices(studio, sources)
+    page = answered(PageEvents(offers))
     with gr.Blocks(
         title="StyleGAN-NADA", analytics_enabled=False, delete_cache=(600, 6 * KEEP_SECONDS)
     ) as blocks:
@@ -201,13 +201,13 @@ def build(
 
 
 def component(name: str, **options) -> gr.HTML:
-    """A component of the page's own, from `nada/page`; its words are in components.json."""
+    """A component of the page's own, from `nada/serve/page`; its words are in components.json."""
     template, script = asset(f"{name}.html"), asset(f"{name}.js")
     words = texts("components")
     return gr.HTML("", html_template=template, js_on_load=script, texts=words, **options)
 
 
-def choice_part(offers: Offers) -> tuple:
+def choice_part(offers: GeneratorChoices) -> tuple:
     """The generators to choose from, where there are several, and how far one is that loads."""
     which = gr.Radio(
         offers.choices, value=offers.first.options.generator, label=words("generator"),
@@ -216,7 +216,7 @@ def choice_part(offers: Offers) -> tuple:
     return which, gr.HTML(elem_id="loading")
 
 
-def adapt_part(offers: Offers) -> tuple:
+def adapt_part(offers: GeneratorChoices) -> tuple:
     """Prompts, buttons, folded settings, examples of each base: the inputs of a run, the rest."""
     inputs, first = {}, offers.first
     values, rows = defaults(first.device.preset), examples(first.options.base)
@@ -328,7 +328,7 @@ def upload(**options) -> gr.File:
     return field
 
 
-def api_part(studio: Studio) -> None:
+def api_part(studio: Service) -> None:
     """The endpoints, over components that no page shows."""
     api, values = answered(Api(studio)), defaults(studio.device.preset)
     with gr.Row(visible=False):
@@ -375,6 +375,23 @@ def launch(blocks: gr.Blocks, **options) -> tuple:
         max_file_size="200mb", run_history=False, enable_monitoring=False,
         footer_links=["api", "settings"], **options,
     )  # fmt: skip
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """What the server was told; `arguments` are those of the process unless given."""
+    parser = argparse.ArgumentParser(description="Serve the page of StyleGAN-NADA.")
+    for name, default, meaning in (
+        ("--generator", "auto", '"auto", "demo", "ffhq", a file, or "org/repo:file" of the Hub'),
+        ("--clip", "auto", '"auto", "demo", a file, "ViT-B/32", or A+B'),
+        ("--device", "auto", '"auto", "cpu", or another of torch\'s'),
+        ("--host", None, "address to listen on"),
+        ("--port", None, "port to listen on"),
+        ("--keep", KEEP_SECONDS / 60, "minutes for which visitors are remembered"),
+    ):
+        of = {"--port": int, "--keep": float}.get(name, str)
+        parser.add_argument(name, default=default, type=of, help=f"{meaning} (default: {default})")
+    parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:

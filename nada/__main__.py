@@ -30,26 +30,26 @@ from nada.adapt import (
     prepare,
     record,
 )
-from nada.allocator import keep_freed_memory
-from nada.bench import add_bench
-from nada.checkpoint import fingerprint, load_generator, pick_device, save_generator
+from nada.checkpoint import fingerprint, load_generator, save_generator
 from nada.clip import load_clips
 from nada.convert import add_convert
 from nada.delta import Delta, blend, diff
-from nada.device import Options
-from nada.evaluate import add_evaluate
+from nada.experiments.bench import add_bench
+from nada.experiments.evaluate import add_evaluate
+from nada.experiments.report import add_report
+from nada.experiments.sweep import add_sweep
+from nada.film import frames, visits, write_mp4
 from nada.generator import Generator
 from nada.guidance import TEMPLATES
 from nada.layers import SELECTORS
-from nada.library import describe
+from nada.machine import keep_freed_memory, pick_device
 from nada.memory import fit_preset
-from nada.morph import frames, visits, write_mp4
-from nada.preflight import direction_hint, unknown_words
-from nada.report import add_report
-from nada.runs import measure
+from nada.prompts import direction_hint, unknown_words
 from nada.sample import image_grid, parse_seeds, sample, to_images
-from nada.studio import Studio
-from nada.sweep import add_sweep
+from nada.serve.jobs import measure
+from nada.serve.service import Service
+from nada.serve.sessions import describe
+from nada.serve.worker import Options
 
 INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
 WEIGHTS = {
@@ -314,7 +314,7 @@ def add_info(commands) -> None:
 
 def run_info(args: argparse.Namespace) -> int:
     """Load, print."""
-    told = Studio(Options(args.generator, args.clip, args.device)).info()
+    told = Service(Options(args.generator, args.clip, args.device)).info()
     _say(args.json, "\n".join(f"{name}: {value}" for name, value in told.items()), told)
     return 0
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from nada.clip import CLIP, resize
+from nada.compute import PRECISIONS, SynthesisOptions, clip_in
 from nada.generator import Generator
-from nada.guidance import Augmented, WeightedSum, objective, target_loss
-from nada.layers import BY_TWO, SELECTORS, candidates, freeze_all_but
-from nada.precision import PRECISIONS, Pass, clip_in
+from nada.guidance import Augmented, WeightedSum, build_loss, target_loss
+from nada.layers import SELECTION_OPTIONS, SELECTORS, candidates, freeze_all_but
 from nada.sample import sample
 
 Select = Callable[..., Sequence[str]]  # (generator, z, names=candidates) → names of layers
@@ -39,7 +39,7 @@ LIMITS = {
     "preview_every": (int, 0, 100_000),
     "preview_psi": (float, -2, 2),
     "micro_batch": (int, 0, 256),
-    "pool": (int, 0, 10_000),
+    "latent_pool": (int, 0, 10_000),
 }  # kind, least and most of each number in AdaptConfig
 CHOICES = {
     "precision": PRECISIONS,
@@ -76,7 +76,7 @@ class AdaptConfig:
         generator's.
     micro_batch: pictures at once, 0 for all; the same sums in less memory.
     checkpointing: compute a part of the forward pass twice instead of keeping it in memory.
-    pool: number of batches of latents that come round again, so that the frozen twin draws each
+    latent_pool: number of batches of latents that come round again, so that the frozen twin draws each
         only once; 0 for new ones in each step.
     """
 
@@ -100,7 +100,7 @@ class AdaptConfig:
     resolution: int = 0
     micro_batch: int = 0
     checkpointing: bool = False
-    pool: int = 0
+    latent_pool: int = 0
 
     def __post_init__(self):
         for name, (kind, low, high) in LIMITS.items():
@@ -116,16 +116,18 @@ class AdaptConfig:
                 words = ", ".join(map(str, known))
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give one of {words}.")
 
-    def how(self, generator: Generator) -> Pass:
+    def synthesis_options(self, generator: Generator) -> SynthesisOptions:
         """How the pictures of a step are computed."""
-        how = Pass(self.micro_batch, self.precision, self.resolution, self.checkpointing)
-        return replace(how, resolution=how.side(generator))
+        options = SynthesisOptions(
+            self.micro_batch, self.precision, self.resolution, self.checkpointing
+        )
+        return replace(options, resolution=options.resolution_for(generator))
 
     def layers(self, generator: Generator, to_rgb: bool | None = None) -> tuple[str, ...]:
         """Names of the layers that may be trained at the resolution of the training pictures;
         to_rgb: whether RGB outputs are among them, by default as `train_to_rgb` says."""
         to_rgb = self.train_to_rgb if to_rgb is None else to_rgb
-        return candidates(generator, to_rgb, self.how(generator).resolution)
+        return candidates(generator, to_rgb, self.synthesis_options(generator).resolution)
 
     def final_rate(self, lr: float) -> float | None:
         """Where a run that begins at rate lr ends if it falls as far as this one; None: nowhere."""
@@ -195,8 +197,8 @@ def adapt(
     random = torch.Generator().manual_seed(config.seed)
     if hasattr(loss_fn, "seed"):
         loss_fn.seed(config.seed)
-    how = config.how(frozen)
-    source = FrozenSide(frozen, config, how, getattr(loss_fn, "resolution", None), random)
+    options = config.synthesis_options(frozen)
+    source = FrozenTwin(frozen, config, options, getattr(loss_fn, "resolution", None), random)
     names = layers = config.layers(trainable)
     try:
         freeze_all_but(trainable, names, config.train_noise)
@@ -211,7 +213,7 @@ def adapt(
             optimizer.param_groups[0]["lr"] = lr = config.lr_at(step)
             optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
             ws, noise, pictures = source.draw()
-            loss, terms = _backward(trainable, loss_fn, ws, noise, pictures, how)
+            loss, terms = _backward(trainable, loss_fn, ws, noise, pictures, options)
             _copy(trained, last_good)  # a sound loss and gradient came of these weights
             optimizer.step()
             seconds = time.monotonic() - start
@@ -250,42 +252,53 @@ def _draw_z(generator: Generator, count: int, random: torch.Generator) -> Tensor
     return z.to(generator.mean_latent.device)
 
 
-class FrozenSide:
+class FrozenTwin:
     """What both twins get in a step, and the pictures that the frozen one makes of it.
 
-    Where latents come round again (`AdaptConfig.pool`), so does all that belongs to them; their
+    Where latents come round again (`AdaptConfig.latent_pool`), so does all that belongs to them; their
     pictures are kept at the size that CLIP sees, since nothing else looks at them.
     """
 
-    def __init__(self, frozen, config: AdaptConfig, how: Pass, seen: int | None, random):
-        self.frozen, self.config, self.how, self.seen, self.random = (
-            frozen, config, how, seen, random,
+    def __init__(
+        self,
+        frozen,
+        config: AdaptConfig,
+        options: SynthesisOptions,
+        clip_resolution: int | None,
+        random,
+    ):
+        self.frozen, self.config, self.options, self.clip_resolution, self.random = (
+            frozen, config, options, clip_resolution, random,
         )  # fmt: skip
-        self.seeds = torch.randint(2**62, (config.pool,), generator=random).tolist()
-        self.kept: dict[int, Tensor] = {}
+        self.seeds = torch.randint(2**62, (config.latent_pool,), generator=random).tolist()
+        self.cache: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def draw(self) -> tuple[Tensor, list[Tensor], Tensor]:
         """ws [N, num_ws, w_dim], noise, and pictures [N, 3, H, W] for the next step."""
         if not self.seeds:
-            ws, noise = _draw_inputs(self.frozen, self.config, self.how, self.random)
+            ws, noise = _draw_inputs(self.frozen, self.config, self.options, self.random)
             return ws, noise, self._pictures(ws, noise)
         which = int(torch.randint(len(self.seeds), (), generator=self.random))
         own = torch.Generator().manual_seed(self.seeds[which])
-        ws, noise = _draw_inputs(self.frozen, self.config, self.how, own)
-        if which not in self.kept:
+        ws, noise = _draw_inputs(self.frozen, self.config, self.options, own)
+        if which not in self.cache:
             pictures = self._pictures(ws, noise)
-            self.kept[which] = resize(pictures, self.seen) if self.seen else pictures
-        return ws, noise, self.kept[which]
+            self.cache[which] = (
+                resize(pictures, self.clip_resolution) if self.clip_resolution else pictures
+            )
+        return ws, noise, self.cache[which]
 
     def _pictures(self, ws: Tensor, noise: list[Tensor]) -> Tensor:
-        parts = self.how.parts(ws, *noise)
-        return torch.cat([self.how.pictures(self.frozen, part, rest) for part, *rest in parts])
+        parts = self.options.micro_batches(ws, *noise)
+        return torch.cat(
+            [self.options.synthesize(self.frozen, part, rest) for part, *rest in parts]
+        )
 
 
 @torch.no_grad()
 def _draw_inputs(
-    frozen: Generator, config: AdaptConfig, how: Pass, random: torch.Generator
+    frozen: Generator, config: AdaptConfig, options: SynthesisOptions, random: torch.Generator
 ) -> tuple[Tensor, list[Tensor]]:
     """The ws [N, num_ws, w_dim] and the noise of a step."""
     ws = frozen.mapping(_draw_z(frozen, config.batch, random), config.truncation_psi)
@@ -293,11 +306,11 @@ def _draw_inputs(
         second = frozen.mapping(_draw_z(frozen, config.batch, random), config.truncation_psi)
         crossover = int(torch.randint(1, frozen.num_ws, (), generator=random))
         ws = torch.cat([ws[:, :crossover], second[:, crossover:]], dim=1)
-    return ws, frozen.make_noise(config.batch, random, how.resolution)
+    return ws, frozen.make_noise(config.batch, random, options.resolution)
 
 
 def _backward(
-    trainable, loss_fn, ws: Tensor, noise: list[Tensor], source: Tensor, how: Pass
+    trainable, loss_fn, ws: Tensor, noise: list[Tensor], source: Tensor, options: SynthesisOptions
 ) -> tuple[float, dict[str, float]]:
     """Forward and backward through the trainable; the loss and its terms.
 
@@ -307,17 +320,17 @@ def _backward(
 
     FloatingPointError when the loss or a gradient is not finite.
     """
-    parts = how.parts(ws, *noise)
+    parts = options.micro_batches(ws, *noise)
     with torch.set_grad_enabled(len(parts) == 1):  # whatever the consumer's mode
-        drawn = torch.cat([how.pictures(trainable, part, rest) for part, *rest in parts])
+        drawn = torch.cat([options.synthesize(trainable, part, rest) for part, *rest in parts])
     adapted = drawn.detach().requires_grad_(True)
-    loss, terms = _loss(loss_fn, source, adapted, how.precision)
+    loss, terms = _loss(loss_fn, source, adapted, options.precision)
     with torch.enable_grad():
         if len(parts) == 1:
             drawn.backward(adapted.grad)
         else:
-            for part, *rest, gradient in how.parts(ws, *noise, adapted.grad):
-                how.pictures(trainable, part, rest).backward(gradient)
+            for part, *rest, gradient in options.micro_batches(ws, *noise, adapted.grad):
+                options.synthesize(trainable, part, rest).backward(gradient)
     gradients = [p.grad for p in trainable.parameters() if p.grad is not None]
     size = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else loss
     if not torch.isfinite(loss + size):
@@ -400,15 +413,15 @@ def prepare(
             f"There is no method {preset.method!r} of choosing layers: "
             f"use {' or '.join(map(repr, SELECTORS))}."
         )
-    loss = objective(clips, source, target, **preset.guidance)
+    loss = build_loss(clips, source, target, **preset.guidance)
     config, asks = preset.config, target_loss(clips, target)
-    how = Pass(
-        min(BY_TWO.micro_batch, config.micro_batch or config.batch),
+    options = SynthesisOptions(
+        min(SELECTION_OPTIONS.micro_batch, config.micro_batch or config.batch),
         config.precision,
         config.resolution,
         config.checkpointing,
     )
-    return loss, partial(SELECTORS[preset.method], objective=asks, k=preset.k, how=how)
+    return loss, partial(SELECTORS[preset.method], objective=asks, k=preset.k, options=options)
 
 
 def record(clips: Sequence[CLIP], target: str, preset: Preset, progress: Progress) -> dict:

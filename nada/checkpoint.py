@@ -15,24 +15,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nada.catalogue import Place, locate
-from nada.files import (
+from nada.formats.catalogue import ResolvedFile, locate
+from nada.formats.files import (
     CHECKPOINTS,
     LONGEST_NAME,
     CheckpointError,
     check_finite,
     check_header,
     refuse_stand_ins,
-    short,
-    told,
     write_safetensors,
     written_whole,
 )
+from nada.formats.hub import Report
+from nada.formats.messages import brief, first_line
+from nada.formats.nvidia import generator_state, holds_generator
+from nada.formats.pickles import reading_pickle
+from nada.formats.slices import LazyTensor
 from nada.generator import Generator, GeneratorConfig, blur_kernel
-from nada.hub import Report
-from nada.nvidia import generator_state, holds_generator
-from nada.parts import LazyTensor
-from nada.pickles import reading_pickle
 
 __all__ = [
     "CHECKPOINTS",
@@ -40,7 +39,6 @@ __all__ = [
     "Contents",
     "fingerprint",
     "load_generator",
-    "pick_device",
     "read_contents",
     "save_generator",
     "sha256",
@@ -76,26 +74,8 @@ class Contents:
     layout: str
 
 
-def pick_device(name: str) -> torch.device:
-    """The device called `name`, such as "cpu"; "auto" is an accelerator if torch has one.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    if name == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator or torch.device("cpu")
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"The device {name!r} cannot be used ({short(error)}); 'auto' takes what there is."
-        ) from error
-    return torch.device(name)
-
-
 def load_generator(
-    source: str | Path | Place,
+    source: str | Path | ResolvedFile,
     device: str | torch.device = "cpu",
     revision: str | None = None,
     sha256: str | None = None,
@@ -105,7 +85,7 @@ def load_generator(
 
     Args:
         source: "demo" for the bundled one; "ffhq" and "org/repo[:file][@revision]" for the Hub; a
-            path; a `Place` from `locate`. The file is safetensors, or PyTorch's with `g_ema`, `g`
+            path; a `ResolvedFile` from `locate`. The file is safetensors, or PyTorch's with `g_ema`, `g`
             or the bare state dict, or NVIDIA's pickle of StyleGAN2 or StyleGAN2-ADA. Any size from
             4 to 1024. Without a mean latent in it that is computed over 4096 z; noise buffers that
             an old file lacks are drawn from a fixed seed.
@@ -190,7 +170,7 @@ def _lazy_safetensors(path: Path) -> dict[str, LazyTensor]:
             }
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path.name} is not a readable safetensors file ({short(error)}); "
+            f"{path.name} is not a readable safetensors file ({first_line(error)}); "
             "it may be cut off: copy or download it again."
         ) from error
 
@@ -272,7 +252,7 @@ def _check_kinds(state: Mapping[str, object], size: int) -> None:
     for key, value in state.items():
         if not isinstance(key, str) or len(key) > LONGEST_NAME:
             raise ValueError(
-                f"It holds a tensor called {told(key)}; names of at most {LONGEST_NAME} letters "
+                f"It holds a tensor called {brief(key)}; names of at most {LONGEST_NAME} letters "
                 "were expected: give the generator's state dict, alone or as 'g_ema'."
             )
         if not isinstance(value, LazyTensor):

@@ -19,18 +19,18 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from nada.downloads import download
-from nada.files import (
+from nada.formats.downloads import download
+from nada.formats.files import (
     CHECKPOINTS,
     check_finite,
     check_header,
     file_digest,
-    short,
     write_safetensors,
 )
-from nada.hub import Report
-from nada.parts import LazyTensor
-from nada.pickles import Foreign, reading_pickle
+from nada.formats.hub import Report
+from nada.formats.messages import first_line, quote
+from nada.formats.pickles import ForeignObject, reading_pickle
+from nada.formats.slices import LazyTensor
 
 VOCABULARY = 49408
 START, END = VOCABULARY - 2, VOCABULARY - 1  # the marker tokens around every prompt
@@ -129,7 +129,7 @@ class CLIP(nn.Module):
         room = self.context_length - 2
         if len(ids) > room:
             raise PromptError(
-                f"The prompt {abbreviate(prompt)} takes {len(ids)} tokens with the words around "
+                f"The prompt {quote(prompt)} takes {len(ids)} tokens with the words around "
                 f"it, and CLIP model {self.name} reads {room}: shorten it."
             )
         return ids
@@ -165,12 +165,6 @@ def resize(images: Tensor, side: int) -> Tensor:
     return images[..., top : top + side, left : left + side]
 
 
-def abbreviate(prompt: str, length: int = 40) -> str:
-    """The prompt quoted for a message, on one line, cut to `length` characters."""
-    line = " ".join(prompt.split())
-    return f"“{line if len(line) <= length else line[: length - 1] + '…'}”"
-
-
 def clean(prompt: str) -> str:
     """The prompt as the tokenizer sees it: repaired Unicode, single spaces, lower case."""
     module = openai_clip().simple_tokenizer
@@ -185,7 +179,7 @@ def load_clip(name_or_path: str | Path, device="cpu", progress: Report | None = 
 
     name_or_path: "demo" or "demo-vit" (bundled), an OpenAI name such as "ViT-B/32" (downloaded
     once, its sha256 checked), or a file: .safetensors in OpenAI's names, or OpenAI's own .pt.
-    progress: called while downloading, as `nada.downloads.download` says.
+    progress: called while downloading, as `nada.formats.downloads.download` says.
     ValueError with a sentence when there is no such model or it cannot be read.
     """
     name = str(name_or_path).strip()
@@ -285,7 +279,7 @@ def _check_tokens(ids: Tensor, rows: Tensor, width: int) -> None:
 
 def _load_safetensors(path: Path, name: str) -> CLIP:
     if not os.path.isfile(path):
-        raise ValueError(f"There is no CLIP file {abbreviate(str(path))}: check the name or path.")
+        raise ValueError(f"There is no CLIP file {quote(str(path))}: check the name or path.")
     check_header(path)
     try:
         with safe_open(path, "pt") as file:
@@ -309,9 +303,7 @@ def _load_openai(name: str, progress: Report | None) -> nn.Module:
     models = openai_clip().clip._MODELS
     if name not in models and not os.path.isfile(name):
         known = ", ".join([*BUNDLED, *models])
-        raise ValueError(
-            f"There is no CLIP model {abbreviate(name)}: use a file or one of {known}."
-        )
+        raise ValueError(f"There is no CLIP model {quote(name)}: use a file or one of {known}.")
     path = _downloaded(name, models[name], progress) if name in models else Path(name)
     try:
         return build(_read_torch(path))
@@ -346,13 +338,13 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 def _tensors(contents: object, name: str) -> Iterator[tuple[str, LazyTensor]]:
     """All tensors of a state dict, or of TorchScript's modules within modules, by dotted names."""
-    inside = contents.state if isinstance(contents, Foreign) else contents
+    inside = contents.state if isinstance(contents, ForeignObject) else contents
     if name.count(".") > 9 or not isinstance(inside, dict):
         raise ValueError(f"it holds a {type(contents).__name__} and not tensors by their names")
     for key, value in inside.items():
         if isinstance(value, LazyTensor):
             yield f"{name}{key}", value
-        elif isinstance(value, Foreign):
+        elif isinstance(value, ForeignObject):
             yield from _tensors(value, f"{name}{key}.")
 
 
@@ -361,7 +353,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"{error} is missing"
     lines = str(error).splitlines()
-    return short(ValueError(lines[1])) if lines[1:] and lines[0].endswith(":") else short(error)
+    return (
+        first_line(ValueError(lines[1]))
+        if lines[1:] and lines[0].endswith(":")
+        else first_line(error)
+    )
 
 
 # OpenAI's package

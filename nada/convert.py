@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
-from nada.catalogue import locate
-from nada.checkpoint import load_generator, pick_device, read_contents, save_generator
-from nada.files import file_digest
+from nada.checkpoint import load_generator, read_contents, save_generator
+from nada.formats.catalogue import locate
+from nada.formats.files import file_digest
 from nada.generator import Generator
+from nada.machine import pick_device
 from nada.sample import latents
 
 PARITY_SEEDS = range(8)

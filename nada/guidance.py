@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nada.clip import CLIP, PromptError, abbreviate, resize
+from nada.clip import CLIP, PromptError, resize
+from nada.formats.messages import quote
 
 # The prompt templates of the CLIP paper for ImageNet, less the plural "a photo of many {}.": 79.
 _ARTICLES = ("a", "the")
@@ -67,7 +68,7 @@ def text_direction(
     direction = (after - before).mean(dim=0)
     if direction.norm() < 1e-3:
         raise PromptError(
-            f"{abbreviate(source)} and {abbreviate(target)} are the same to CLIP model "
+            f"{quote(source)} and {quote(target)} are the same to CLIP model "
             f"{clip.name}: choose a target that differs from the source."
         )
     return F.normalize(direction, dim=0)
@@ -319,7 +320,7 @@ def _change(images: Tensor, grid: Tensor, matrix: Tensor, offset: Tensor, mask: 
     return images * mask
 
 
-def objective(
+def build_loss(
     clips: Sequence[CLIP],
     source: str,
     target: str,

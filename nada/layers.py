@@ -12,13 +12,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from nada.compute import SynthesisOptions
 from nada.generator import Generator
-from nada.precision import Pass
 
 Objective = Callable[[Tensor], Tensor]  # images [N, 3, H, W] → scalar, a mean over the batch
 
 SHIFT_LR = 0.01  # of the one step on w+ that the paper takes; scales all scores alike
-BY_TWO = Pass(micro_batch=2)  # as many pictures at once as a step has, for its memory
+SELECTION_OPTIONS = SynthesisOptions(
+    micro_batch=2
+)  # as many pictures at once as a step has, for its memory
 
 
 def candidates(generator: Generator, to_rgb: bool = False, resolution: int = 0) -> tuple[str, ...]:
@@ -57,7 +59,7 @@ def gradient_norms(
     objective: Objective,
     names: Sequence[str] | None = None,
     weight_only: bool = False,
-    how: Pass = BY_TWO,
+    options: SynthesisOptions = SELECTION_OPTIONS,
 ) -> dict[str, float]:
     """L2 norm of the objective's gradient for each layer, {name: norm}.
 
@@ -68,13 +70,17 @@ def gradient_norms(
         weight_only: the modulated convolution's weight alone instead of all the layer's tensors
             (style, noise strength and bias as well).
     """
-    names = candidates(generator, resolution=how.side(generator)) if names is None else names
+    names = (
+        candidates(generator, resolution=options.resolution_for(generator))
+        if names is None
+        else names
+    )
     groups = {name: _tensors(generator, name, weight_only) for name in names}
     tensors = [tensor for group in groups.values() for tensor in group]
     with _trainable(generator, names):
         with torch.no_grad():
             ws = generator.mapping(z)
-        sums = _gradients(generator, ws, objective, tensors, how)
+        sums = _gradients(generator, ws, objective, tensors, options)
     sizes = {id(t): grad.double().norm().item() for t, grad in zip(tensors, sums)}
     return {name: math.hypot(*(sizes[id(t)] for t in group)) for name, group in groups.items()}
 
@@ -83,7 +89,7 @@ def w_shifts(
     generator: Generator,
     z: Tensor,
     objective: Objective,
-    how: Pass = BY_TWO,
+    options: SynthesisOptions = SELECTION_OPTIONS,
 ) -> list[float]:
     """How far each row of w+ moves in one SGD step of 0.01 for the objective, [num_ws] numbers.
 
@@ -95,16 +101,16 @@ def w_shifts(
         with torch.no_grad():
             ws = generator.mapping(z)
         ws = ws.contiguous().requires_grad_(True)  # [N, num_ws, w_dim]; rows of their own
-        (gradient,) = _gradients(generator, ws, objective, [ws], how)
+        (gradient,) = _gradients(generator, ws, objective, [ws], options)
     return (SHIFT_LR * gradient.abs().mean(dim=(0, 2))).tolist()
 
 
-def _gradients(generator, ws, objective, inputs, how: Pass) -> list[Tensor]:
+def _gradients(generator, ws, objective, inputs, options: SynthesisOptions) -> list[Tensor]:
     """Gradients of the mean objective, accumulated over parts of the batch: a part's memory."""
     sums = [torch.zeros_like(tensor) for tensor in inputs]
-    for (part,) in how.parts(ws):
+    for (part,) in options.micro_batches(ws):
         with torch.enable_grad():
-            loss = objective(how.pictures(generator, part)) * (len(part) / len(ws))
+            loss = objective(options.synthesize(generator, part)) * (len(part) / len(ws))
         parts = torch.autograd.grad(loss, inputs, allow_unused=True)
         for total, gradient in zip(sums, parts):
             if gradient is not None:
@@ -139,7 +145,7 @@ def select_by_gradient(
     k: int,
     names: Sequence[str] | None = None,
     weight_only: bool = False,
-    how: Pass = BY_TWO,
+    options: SynthesisOptions = SELECTION_OPTIONS,
 ) -> list[str]:
     """The k layers of largest gradient norm, largest first; k = 0 means all candidates.
 
@@ -150,15 +156,19 @@ def select_by_gradient(
         z: [N, z_dim] latents for the pass, 8 say.
         names: candidates; the styled convolutions by default.
         weight_only: see `gradient_norms`.
-        how: how to compute the pictures, by two of them by default.
+        options: how to compute the pictures, by two of them by default.
 
     Raises:
         ValueError: k is negative or more than there are candidates.
     """
-    names = candidates(generator, resolution=how.side(generator)) if names is None else names
+    names = (
+        candidates(generator, resolution=options.resolution_for(generator))
+        if names is None
+        else names
+    )
     if _check_count(k, names) == 0:
         return list(names)
-    return _largest(gradient_norms(generator, z, objective, names, weight_only, how), k)
+    return _largest(gradient_norms(generator, z, objective, names, weight_only, options), k)
 
 
 def select_by_w_shift(
@@ -167,7 +177,7 @@ def select_by_w_shift(
     objective: Objective,
     k: int,
     names: Sequence[str] | None = None,
-    how: Pass = BY_TWO,
+    options: SynthesisOptions = SELECTION_OPTIONS,
 ) -> list[str]:
     """The k layers whose row of w+ moves most, most first; k = 0 means all candidates.
 
@@ -177,10 +187,14 @@ def select_by_w_shift(
 
     Args and raises: as `select_by_gradient`.
     """
-    names = candidates(generator, resolution=how.side(generator)) if names is None else names
+    names = (
+        candidates(generator, resolution=options.resolution_for(generator))
+        if names is None
+        else names
+    )
     if _check_count(k, names) == 0:
         return list(names)
-    shifts, rows = w_shifts(generator, z, objective, how), row_of(generator)
+    shifts, rows = w_shifts(generator, z, objective, options), row_of(generator)
     return _largest({name: shifts[rows[name]] for name in names}, k)
 
 
@@ -188,10 +202,10 @@ SELECTORS = {"gradient": select_by_gradient, "w_shift": select_by_w_shift}
 
 
 def select_layers_to_unfreeze(
-    generator: Generator, z: Tensor, objective: Objective, k: int, **options
+    generator: Generator, z: Tensor, objective: Objective, k: int, **arguments
 ) -> list[str]:
     """`select_by_gradient`, and then freeze everything but the chosen layers, in place."""
-    names = select_by_gradient(generator, z, objective, k, **options)
+    names = select_by_gradient(generator, z, objective, k, **arguments)
     freeze_all_but(generator, names)
     return names
 

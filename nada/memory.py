@@ -6,19 +6,18 @@ layer; a test holds it against what PyTorch keeps. `fit` then gives up first wha
 """
 
 import copy
-import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from pathlib import Path
 
 import torch
 
 import op
 from nada.adapt import AdaptConfig, Preset
 from nada.clip import CLIP
+from nada.compute import uses_bf16
 from nada.generator import Generator, GeneratorConfig
-from nada.precision import uses_bf16
+from nada.machine import free_bytes
 
 LEAST_RESOLUTION = 256  # below it CLIP, which sees 224 pixels, would miss something
 PASSING = 6  # tensors of the largest layer at once on the way back: gradients and reordered copies
@@ -115,7 +114,7 @@ def estimate(
 ) -> int:
     """Bytes that `adapt` takes beside the loaded models, at its peak.
 
-    views: augmented copies of each picture (`nada.guidance.objective`), 0 for the picture itself.
+    views: augmented copies of each picture (`nada.guidance.build_loss`), 0 for the picture itself.
     """
     return _estimate(generator, clips, config, _seen(clips, views))
 
@@ -126,15 +125,15 @@ def _seen(clips: Sequence[CLIP], views: int) -> int:
 
 
 def _estimate(generator: Generator, clips: Sequence[CLIP], config: AdaptConfig, seen: int) -> int:
-    how, device = config.how(generator), generator.mean_latent.device
+    options, device = config.synthesis_options(generator), generator.mean_latent.device
     fused = op.describe(device)["runs"] != "reference"
     width = 2 if uses_bf16(config.precision, device) else 4
     at_once = min(config.micro_batch or config.batch, config.batch)
-    last = convolutions(generator.config, how.resolution)[-1][-1]
+    last = convolutions(generator.config, options.resolution)[-1][-1]
     largest = width * last.outputs * last.after**2
-    kept = saved_bytes(generator.config, how.resolution, how.checkpointing, fused, width)
-    pictures = 4 * 4 * 3 * how.resolution**2  # of both twins, their noise, a gradient
-    pool = config.pool * 4 * 3 * max(clip.resolution for clip in clips) ** 2
+    kept = saved_bytes(generator.config, options.resolution, options.checkpointing, fused, width)
+    pictures = 4 * 4 * 3 * options.resolution**2  # of both twins, their noise, a gradient
+    pool = config.latent_pool * 4 * 3 * max(clip.resolution for clip in clips) ** 2
     activations = at_once * (kept + PASSING * largest) + config.batch * (pictures + seen + pool)
     return ceil(SPARE * (weights_bytes(generator, config) + activations))
 
@@ -156,7 +155,7 @@ def _bytes(tensors) -> int:
 def plans(generator: Generator, config: AdaptConfig) -> Iterator[AdaptConfig]:
     """Ways to run with less and less memory: first slower ones, then ones that leave the finest
     layers as they are."""
-    side = config.how(generator).resolution
+    side = config.synthesis_options(generator).resolution
     while True:
         at_once = min(config.micro_batch or config.batch, config.batch)
         yield replace(config, resolution=side)
@@ -218,71 +217,10 @@ def changes(asked: AdaptConfig, plan: AdaptConfig, generator: Generator) -> str:
         parts.append(f"{plan.micro_batch} of {plan.batch} pictures at once")
     if plan.checkpointing and not asked.checkpointing:
         parts.append("parts of each step computed twice")
-    if plan.resolution < asked.how(generator).resolution:
+    if plan.resolution < asked.synthesis_options(generator).resolution:
         parts.append(f"trained at {plan.resolution} pixels, the finest layers left as they are")
     return f"To fit into memory: {'; '.join(parts)}."
 
 
 def _gb(size: int) -> str:
     return f"{size / 1e9:.1f} GB"
-
-
-# What is free
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that could be taken on the device; None where that cannot be told."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    if device.type != "cpu":
-        return None
-    limits = [limit for limit in (_available(), _left_in_group()) if limit is not None]
-    return min(limits, default=None)
-
-
-def _available() -> int | None:
-    """What Linux calls available: free, or used for what can be read again."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
-    return int(line.split()[1]) * 1024
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has had at once.
-
-    Linux tells it in a file: what the usual call tells there counts from before a fork.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-
-
-# usage, limit, statistics, of version 2 and 1
-GROUP_FILES = (
-    ("memory.current", "memory.max", "memory.stat"),
-    (
-        "memory/memory.usage_in_bytes",
-        "memory/memory.limit_in_bytes",
-        "memory/memory.stat",
-    ),
-)
-
-
-def _left_in_group(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What the control group of a container leaves; files it has read count as free."""
-    for names in GROUP_FILES:
-        try:
-            used, limit, statistics = ((root / name).read_text() for name in names)
-        except OSError:
-            continue
-        if limit.strip().isdigit() and int(limit) < 2**60:  # not "max", nor beyond all memory
-            words = dict(line.split()[:2] for line in statistics.splitlines())
-            return max(0, int(limit) - int(used) + int(words.get("inactive_file", 0)))
-    return None

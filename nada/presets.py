@@ -1,4 +1,4 @@
-"""Prompts to start from, as data: `presets.json` holds a list for each base generator.
+"""Prompts to start from, as data: `examples.json` holds a list for each base generator.
 
 An entry gives source and target, and the settings in which it differs from the base's own
 (`nada.adapt.PRESETS`); those of FFHQ are the published ones where there are any.
@@ -8,7 +8,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-FILE = Path(__file__).with_name("presets.json")
+FILE = Path(__file__).with_name("examples.json")
 
 
 @cache

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from nada.compute import convolutions_in
 from nada.generator import Generator
-from nada.precision import convolutions_in
 
 
 def parse_seeds(text: str, most: int = 10_000) -> list[int]:
@@ -62,7 +62,7 @@ def sample(
         seeds: whole numbers, one picture each.
         truncation_psi: 1 for all the variety, 0 for the mean picture.
         batch: how many to compute at once.
-        precision: one of `nada.precision.PRECISIONS`.
+        precision: one of `nada.compute.PRECISIONS`.
 
     Raises:
         ValueError: a seed, truncation, batch size or precision that is none.

@@ -14,10 +14,11 @@ import traceback
 
 from huggingface_hub import constants
 
-from nada import catalogue, clip
+from nada import clip
 from nada.adapt import AdaptConfig, adapt
 from nada.checkpoint import CheckpointError, load_generator
 from nada.delta import diff
+from nada.formats import catalogue
 from nada.guidance import DirectionalLoss, text_direction
 from nada.sample import sample
 from tests.helpers import make_clip

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nada.adapt import PRESETS, AdaptConfig, DivergedError, adapt, prepare
-from nada.guidance import GlobalLoss, objective
+from nada.guidance import GlobalLoss, build_loss
 from nada.layers import candidates, select_by_gradient, select_by_w_shift
 from nada.sample import sample
 from tests.helpers import TINY, tiny_generator
@@ -20,7 +20,7 @@ QUICK = AdaptConfig(steps=4, batch=2, lr=0.02, select_batch=4, beta2=0.99)
 
 @pytest.fixture
 def loss(clip_tiny):
-    return objective([clip_tiny], "photo", "sketch", global_=2.0, in_domain=0.5, views=2)
+    return build_loss([clip_tiny], "photo", "sketch", global_=2.0, in_domain=0.5, views=2)
 
 
 def run(generator, loss, config=QUICK, select=None):
@@ -409,7 +409,7 @@ def test_selection_sees_what_training_does(generator, clip_tiny):
 def test_latents_that_come_round_are_drawn_once_by_the_frozen_twin(generator, loss):
     drawn, frozen = [], copy.deepcopy(generator)
     frozen.conv1.register_forward_hook(lambda m, inputs, out: drawn.append(inputs[1].clone()))
-    config = dataclasses.replace(QUICK, steps=12, pool=3, mixing=0.5)
+    config = dataclasses.replace(QUICK, steps=12, latent_pool=3, mixing=0.5)
     first, _ = run(frozen, loss, config)
     # the copy that is trained has the hook as well: it draws in every step
     assert len(drawn) <= 12 + 3
@@ -422,7 +422,7 @@ def test_latents_that_come_round_are_drawn_once_by_the_frozen_twin(generator, lo
 def test_kept_pictures_are_the_frozen_twins_own(generator):
     """For a loss that tells no size of picture they are kept whole."""
     pairs = []
-    config = dataclasses.replace(QUICK, steps=6, pool=1, lr=0.0)
+    config = dataclasses.replace(QUICK, steps=6, latent_pool=1, lr=0.0)
     run(generator, lambda a, b: pairs.append((a, b)) or b.square().mean(), config)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert all(a is pairs[0][0] for a, _ in pairs)
@@ -457,7 +457,7 @@ def test_choices_that_are_none_get_a_sentence(name, value):
         ("steps", None), ("batch", 0), ("batch", 10**6), ("lr", -0.1), ("lr", float("nan")),
         ("lr", float("inf")), ("final_lr", -1), ("beta1", 1.0), ("beta2", 1), ("seed", -1),
         ("seed", 2**64), ("mixing", 1.1), ("truncation_psi", 9), ("select_every", -2),
-        ("preview_every", -1), ("preview_psi", None), ("micro_batch", -1), ("pool", 1.5),
+        ("preview_every", -1), ("preview_psi", None), ("micro_batch", -1), ("latent_pool", 1.5),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_get_a_sentence(name, value):

@@ -18,12 +18,12 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import app
-from nada.api import Api
 from nada.checkpoint import load_generator
 from nada.delta import Delta, blend
 from nada.layers import SELECTORS
 from nada.sample import sample
-from nada.view import draw
+from nada.serve.api import Api
+from nada.serve.view import draw
 from tests.served import serve
 
 QUICK = {"source": "photo", "target": "pencil sketch", "steps": 4, "k": 2, "batch": 2}

@@ -10,13 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nada import bench
 from nada.__main__ import main
+from nada.compute import convolutions_in
+from nada.experiments import bench, reference
 from nada.generator import GeneratorConfig
 from nada.guidance import DirectionalLoss, GlobalLoss
 from nada.layers import w_shifts
-from nada.precision import convolutions_in
-from tests import reference_formulation as reference
 from tests.helpers import TINY, relative_error, tiny_generator
 
 WIDER = GeneratorConfig(64, 32, 32, 2, (48, 48, 32, 24, 16))
@@ -213,9 +212,9 @@ def test_the_command_prints_tables(small, capsys):
 
 
 def test_the_cheap_variants_of_large_generators_run(small, monkeypatch):
-    monkeypatch.setattr(bench, "CLIP_RESOLUTION", 8)
+    monkeypatch.setattr(bench, "TRAINING_RESOLUTION", 8)
     scene = bench.Scene(16, "random", torch.device("cpu"))
-    for settings in ({"resolution": 8}, {"resolution": 8, "pool": 1}):
+    for settings in ({"resolution": 8}, {"resolution": 8, "latent_pool": 1}):
         for call in bench.ours(scene, **settings).values():
             assert call().loss == pytest.approx(1)  # a rate of 0 leaves the twins as they are
 

@@ -15,10 +15,10 @@ from nada.checkpoint import (
     CheckpointError,
     fingerprint,
     load_generator,
-    pick_device,
     save_generator,
 )
 from nada.generator import GeneratorConfig
+from nada.machine import pick_device
 from tests.helpers import TINY, tiny_generator
 
 

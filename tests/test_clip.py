@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from nada import clip as clip_module
 from nada.clip import CLIP, PromptError, load_clip, load_clips, openai_clip, save_clip
-from nada.files import file_digest
+from nada.formats.files import file_digest
 from tests.helpers import fill_clip, golden, make_clip
 
 GOLDEN = golden("guidance")

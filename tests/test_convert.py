@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from nada import catalogue
 from nada.__main__ import main
 from nada.checkpoint import load_generator, save_generator
 from nada.convert import parity
-from nada.files import file_digest
+from nada.formats import catalogue
+from nada.formats.files import file_digest
 from tests.helpers import tiny_generator
 from tests.nvidia_files import nvidia_generator, snapshot
 
@@ -56,7 +56,7 @@ def test_nvidias_pickle_becomes_either(native, tmp_path, capsys, suffix):
 
 def test_the_terms_of_a_named_generator_go_with_it(native, tmp_path, capsys, monkeypatch):
     save_generator(native, tmp_path / "a.pt", dtype=torch.float32)
-    known = catalogue.Named(
+    known = catalogue.CatalogueEntry(
         "mine", "Mine", (tmp_path / "a.pt",), "For tests alone", "as drawn", "photo", "demo"
     )
     monkeypatch.setitem(catalogue.CATALOGUE, "mine", known)

@@ -30,7 +30,7 @@ from nada.demo.render import FACTORS, PARTS, Z_DIM, draw, factors_of, portrait, 
 from nada.demo.styles import ATTRIBUTE_EDITS, STYLES, draw_attribute
 from nada.demo.train_clip import CompactVocabulary, contrastive
 from nada.demo.train_generator import grow
-from nada.evaluate import (
+from nada.experiments.evaluate import (
     Row,
     colours_kept,
     contact_sheet,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nada.compute import SynthesisOptions
 from nada.generator import Generator, GeneratorConfig
 from nada.guidance import GlobalLoss
 from nada.layers import (
@@ -16,7 +17,6 @@ from nada.layers import (
     select_layers_to_unfreeze,
     w_shifts,
 )
-from nada.precision import Pass
 from tests.helpers import fill_generator, golden, randn, tiny_generator
 
 GOLDEN = golden("guidance")
@@ -62,13 +62,18 @@ def test_gradient_norms_are_the_reference_programs(reference, clip_a, target, en
 
 def test_micro_batches_make_no_difference(generator, z, objective):
     names = candidates(generator, to_rgb=True)
-    hows = (Pass(micro_batch=5), Pass(micro_batch=2), Pass(micro_batch=2, checkpointing=True))
-    for how in hows[1:]:
+    variants = (
+        SynthesisOptions(micro_batch=5),
+        SynthesisOptions(micro_batch=2),
+        SynthesisOptions(micro_batch=2, checkpointing=True),
+    )
+    for options in variants[1:]:
         whole, parts = (
-            gradient_norms(generator, z, objective, names, how=each) for each in (hows[0], how)
+            gradient_norms(generator, z, objective, names, options=each)
+            for each in (variants[0], options)
         )
         assert parts == pytest.approx(whole, rel=1e-3)
-    whole, parts = (w_shifts(generator, z, objective, how) for how in hows[:2])
+    whole, parts = (w_shifts(generator, z, objective, options) for options in variants[:2])
     assert parts == pytest.approx(whole, rel=1e-3)
 
 

@@ -13,14 +13,13 @@ import torch
 import op
 from nada.adapt import PRESETS, AdaptConfig
 from nada.generator import Generator, GeneratorConfig
+from nada.machine import _left_in_group, free_bytes
 from nada.memory import (
     TooLittleMemory,
-    _left_in_group,
     changes,
     clip_bytes,
     estimate,
     fit,
-    free_bytes,
     plans,
     saved_bytes,
 )
@@ -86,13 +85,14 @@ def test_what_clip_keeps_is_measured_without_numbers(clip_a):
 MEASURE = """
 import copy, json, sys
 from pathlib import Path
-from nada.allocator import keep_freed_memory
+from nada.machine import keep_freed_memory
 keep_freed_memory()
 import torch
 from nada.adapt import AdaptConfig, adapt
 from nada.generator import Generator, GeneratorConfig
 from nada.guidance import DirectionalLoss
-from nada.memory import estimate, peak_bytes
+from nada.memory import estimate
+from nada.machine import peak_bytes
 from tests.helpers import make_clip
 
 torch.set_num_threads(1)
@@ -158,9 +158,9 @@ def test_ffhq_trains_on_eight_gigabytes(ffhq, vit):
     loaded = 1 * GB  # the frozen twin, CLIP, PyTorch itself
     config = dataclasses.replace(PRESETS["ffhq"].config, precision="fp32")
     plan = fit(ffhq, [vit], config, free=8 * GB - loaded)
-    assert plan.how(ffhq).resolution == 1024
+    assert plan.synthesis_options(ffhq).resolution == 1024
     plan = fit(ffhq, [vit], dataclasses.replace(config, batch=16), free=8 * GB - loaded)
-    assert plan.how(ffhq).resolution == 1024 and plan.micro_batch < 16
+    assert plan.synthesis_options(ffhq).resolution == 1024 and plan.micro_batch < 16
 
 
 def test_plenty_changes_nothing_and_little_changes_what_it_must(ffhq, vit):

@@ -15,9 +15,9 @@ import torch
 
 from nada.checkpoint import CheckpointError, load_generator, read_contents
 from nada.convert import parity
+from nada.formats.pickles import ForeignObject, reading_pickle
+from nada.formats.slices import PickleError
 from nada.generator import GeneratorConfig
-from nada.parts import PickleError
-from nada.pickles import Foreign, reading_pickle
 from tests.helpers import tiny_generator
 from tests.nvidia_files import FILTER, nvidia_generator, snapshot, stub
 
@@ -67,7 +67,7 @@ def test_a_torchscript_module_is_its_attributes(tmp_path):
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     torch.jit.script(module).save(tmp_path / "m.pt")
     with reading_pickle(tmp_path / "m.pt") as root:
-        assert isinstance(root, Foreign)
+        assert isinstance(root, ForeignObject)
         linear = root.state["0"].state
         assert torch.equal(linear["weight"].read(), module[0].weight)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from nada import experiments
 from nada.__main__ import main
 from nada.checkpoint import CHECKPOINTS, fingerprint, load_generator
-from nada.report import (
+from nada.experiments.report import (
     FIGURES,
     at_step,
     fill_in,

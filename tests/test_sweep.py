@@ -21,20 +21,20 @@ from nada.delta import Delta, blend
 from nada.demo.judge import Judge
 from nada.demo.render import Z_DIM
 from nada.experiments import spec as specs
+from nada.experiments.report import write_report
 from nada.experiments.spec import SpecError, load_spec, parse, settle
 from nada.experiments.stopping import knee, past_plateau, plateau
+from nada.experiments.sweep import Ensemble, Probe, TrialModels, frozen_twin, perform
 from nada.experiments.variants import (
+    CachingGenerator,
     RandomLayers,
-    Recalling,
-    Unpaired,
+    UnpairedGenerator,
     select_by_w_shift_off_by_one,
     with_noise,
 )
 from nada.generator import Generator
 from nada.guidance import target_loss
 from nada.layers import candidates, w_shifts
-from nada.report import write_report
-from nada.sweep import Ensemble, Gauge, Models, frozen_twin, perform
 from tests.helpers import TINY, tiny_generator
 
 ROOT = Path(__file__).parent.parent
@@ -210,9 +210,9 @@ def test_unpaired_twins_differ_in_what_was_asked_for_alone(generator):
     ws = generator.mapping(torch.randn(2, generator.z_dim))
     noise = generator.make_noise(2, torch.Generator().manual_seed(1))
     expected = generator.synthesis(ws, noise)
-    plain = Unpaired.like(generator, noise=False, crossover=False, seed=0)
+    plain = UnpairedGenerator.like(generator, noise=False, crossover=False, seed=0)
     assert torch.equal(plain.synthesis(ws, noise), expected)
-    own = Unpaired.like(generator, noise=True, crossover=False, seed=0)
+    own = UnpairedGenerator.like(generator, noise=True, crossover=False, seed=0)
     assert torch.equal(own.synthesis(ws), generator.synthesis(ws))  # the stored noise stays
     assert not torch.allclose(own.synthesis(ws, noise), expected)
     assert torch.equal(own.mean_latent, generator.mean_latent)
@@ -222,7 +222,7 @@ def test_an_unpaired_crossover_falls_on_a_row_of_its_own(generator):
     first, second = generator.mapping(torch.randn(2, generator.z_dim))[:, None]
     rows = range(1, generator.num_ws)
     mixed = {row: torch.cat([first[:, :row], second[:, row:]], dim=1) for row in rows}
-    twin = Unpaired.like(generator, noise=False, crossover=True, seed=0)
+    twin = UnpairedGenerator.like(generator, noise=False, crossover=True, seed=0)
     assert torch.equal(twin.synthesis(first), generator.synthesis(first))
     found = set()
     for _ in range(30):
@@ -248,9 +248,9 @@ def test_twins_with_noise_of_their_own_learn_something_else(models, tmp_path):
     assert results[0]["figures"] != results[1]["figures"]
     without = perform(only_run(models), tmp_path / "without")
     assert "noise_strength" in shared.settings and without["figures"] != results[0]["figures"]
-    assert Models.of(shared, "cpu").digests(shared) == Models.of(only_run(models), "cpu").digests(
-        only_run(models)
-    )
+    assert TrialModels.of(shared, "cpu").digests(shared) == TrialModels.of(
+        only_run(models), "cpu"
+    ).digests(only_run(models))
 
 
 def test_a_recalling_twin_draws_the_same_thing_once(generator, monkeypatch):
@@ -258,7 +258,7 @@ def test_a_recalling_twin_draws_the_same_thing_once(generator, monkeypatch):
     noise, other = (generator.make_noise(2, torch.Generator().manual_seed(i)) for i in (1, 2))
     asked = [(ws, noise), (ws + 1, noise), (ws, other), (ws, noise[:3], 8)]
     expected = [generator.synthesis(*inputs) for inputs in asked]
-    twin = Recalling.like(generator)
+    twin = CachingGenerator.like(generator)
     for inputs, pictures in zip(asked, expected):
         assert torch.equal(twin.synthesis(*inputs), pictures)
     with torch.autocast("cpu", torch.bfloat16):
@@ -270,9 +270,9 @@ def test_a_recalling_twin_draws_the_same_thing_once(generator, monkeypatch):
 
 
 def test_a_recalling_twin_forgets_the_oldest_pictures_for_want_of_room(generator, monkeypatch):
-    twin, noise = Recalling.like(generator), generator.make_noise(1, torch.Generator())
+    twin, noise = CachingGenerator.like(generator), generator.make_noise(1, torch.Generator())
     latents = list(generator.mapping(torch.randn(3, generator.z_dim))[:, None])
-    monkeypatch.setattr(Recalling, "ROOM", 2 * generator.synthesis(latents[0]).nbytes)
+    monkeypatch.setattr(CachingGenerator, "ROOM", 2 * generator.synthesis(latents[0]).nbytes)
     for ws in latents:
         twin.synthesis(ws, noise)
     assert len(twin.made) == 2
@@ -282,8 +282,8 @@ def test_a_recalling_twin_forgets_the_oldest_pictures_for_want_of_room(generator
 
 def test_a_run_recalls_pictures_only_where_there_is_room_for_all(models, monkeypatch):
     base = load_generator(models / "generator.safetensors")
-    assert type(frozen_twin(only_run(models), base)) is Recalling
-    monkeypatch.setattr(Recalling, "ROOM", 100)
+    assert type(frozen_twin(only_run(models), base)) is CachingGenerator
+    monkeypatch.setattr(CachingGenerator, "ROOM", 100)
     assert frozen_twin(only_run(models), base) is base
 
 
@@ -341,9 +341,9 @@ def test_a_run_leaves_what_it_measured_and_the_weights_that_it_measured(models, 
     assert [look["step"] for look in curve] == [0, 2, 3] and len(curve[1]["layers"]) == 2
     assert curve[0]["lp"] == 1 and curve[0]["identity"] == 1 and curve[0]["diversity"] == 1
 
-    loaded = Models.of(run, "cpu")
+    loaded = TrialModels.of(run, "cpu")
     adapted = blend(loaded.base, [(Delta.load(tmp_path / "run/delta.safetensors"), 1.0)])
-    gauge = Gauge(loaded, run.target, run.measure.people)
+    gauge = Probe(loaded, run.target, run.measure.people)
     measured = gauge(adapted)
     assert {name: curve[-1][name] for name in measured} == pytest.approx(measured, abs=1e-6)
     assert measured["lp"] != 1
@@ -366,7 +366,7 @@ def test_a_run_that_diverges_is_a_result(models, tmp_path, monkeypatch):
             if progress.step == 2:
                 raise DivergedError("The run stopped in step 3.")
 
-    monkeypatch.setattr("nada.sweep.adapt", diverging)
+    monkeypatch.setattr("nada.experiments.sweep.adapt", diverging)
     result = perform(only_run(models), tmp_path / "run")
     assert result["diverged"] == "The run stopped in step 3." and result["steps_done"] == 2
     monkeypatch.undo()

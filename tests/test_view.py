@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from nada.library import Kept
-from nada.view import cards, word_list
+from nada.serve.sessions import Kept
+from nada.serve.view import cards, word_list
 
 FACTS = {
     "source": "photo", "target": "zombie", "steps_done": 60, "loss": 0.5, "quality": 0.625,

@@ -10,7 +10,7 @@ from PIL import Image
 from nada.checkpoint import load_generator
 from nada.delta import Delta, blend
 from nada.sample import sample
-from nada.view import draw
+from nada.serve.view import draw
 from tests.served import ROOT, serve
 from tests.test_app import LONG, adapt, connect, same, started
 

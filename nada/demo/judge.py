@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from nada.checkpoint import CHECKPOINTS, load_generator, pick_device, write_safetensors
+from nada.checkpoint import CHECKPOINTS, load_generator, write_safetensors
 from nada.demo.captions import ATTRIBUTES, STYLE_NAMES, attributes_of
 from nada.demo.data import Pace, Pool, Schedule, cosine_rate, distort, half_precision
 from nada.demo.render import Z_DIM, factors_of, render
 from nada.generator import Generator
+from nada.machine import pick_device
 
 SIZE, PEOPLE, VIEWS, BATCH = 64, 2000, 10, 96
 SEEN = ("glasses", "hat", "beard")  # attributes whose accuracy is measured

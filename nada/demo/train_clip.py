@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nada.checkpoint import CHECKPOINTS, load_generator, pick_device
+from nada.checkpoint import CHECKPOINTS, load_generator
 from nada.clip import BUNDLED, CLIP, END, START, load_clip, openai_clip, save_clip, tokenizer
 from nada.demo.captions import (
     ABSENT,
@@ -64,6 +64,7 @@ from nada.demo.forger import Forger
 from nada.demo.render import FACTORS, Z_DIM, factors_of, render
 from nada.demo.styles import STYLES
 from nada.guidance import SHORTEST_MOVE, RandomViews
+from nada.machine import pick_device
 
 SIZE, EMBED, TEXT_WIDTH, TEXT_LAYERS, CONTEXT, VOCABULARY = 64, 128, 128, 3, 77, 49408
 MEMBERS = {

@@ -32,10 +32,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nada.checkpoint import CHECKPOINTS, load_generator, pick_device, save_generator
+from nada.checkpoint import CHECKPOINTS, load_generator, save_generator
 from nada.demo.data import Pace, Schedule, cosine_rate, fit_linear, half_precision, has_compiler
 from nada.demo.render import Z_DIM, factors_of, portrait, render
 from nada.generator import Generator, GeneratorConfig
+from nada.machine import pick_device
 
 CHANNELS = {4: 224, 8: 224, 16: 224, 32: 128, 64: 64, 128: 40}
 STAGES = {32: 4000, 64: 6000, 128: 15_000}  # steps at each size

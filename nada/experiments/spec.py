@@ -20,7 +20,7 @@
     name = "all layers"
     k = 0
 
-A setting is a field of `AdaptConfig`, a keyword of `objective`, `source`, `method`, `k`, `clip`,
+A setting is a field of `AdaptConfig`, a keyword of `build_loss`, `source`, `method`, `k`, `clip`,
 `noise` ("shared" or "independent"), `noise_strength` (given to all layers of the generator; 0
 leaves them as they are) or `crossover` ("paired" or "unpaired"). A group may have `targets`,
 `seeds`, `settings` and `measure` of its own, and `stopping = true` where the report shall ask when
@@ -36,9 +36,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from nada.adapt import PRESETS, AdaptConfig, Preset
-from nada.evaluate import HELD_OUT, TARGETS, TUNED
+from nada.experiments.evaluate import HELD_OUT, TARGETS, TUNED
 from nada.experiments.variants import CROSSOVERS, NOISE
-from nada.guidance import TEMPLATES, objective
+from nada.guidance import TEMPLATES, build_loss
 from nada.layers import SELECTORS
 
 try:
@@ -55,7 +55,7 @@ LOOP = [
 ]
 GUIDANCE = {
     name: parameter.default
-    for name, parameter in inspect.signature(objective).parameters.items()
+    for name, parameter in inspect.signature(build_loss).parameters.items()
     if parameter.default is not inspect.Parameter.empty
 }
 DEFAULTS = {f.name: f.default for f in fields(AdaptConfig)} | GUIDANCE | {"noise_strength": 0.0}
@@ -95,7 +95,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Run:
+class Trial:
     """One training: what it is made of, and nothing about where or when.
 
     settings: every setting by its flat name, as JSON holds it.
@@ -137,7 +137,7 @@ class Run:
         )
 
     @classmethod
-    def from_dict(cls, data: Mapping) -> "Run":
+    def from_dict(cls, data: Mapping) -> "Trial":
         """What `dataclasses.asdict` gave."""
         return cls(**{**data, "measure": Measure(**data["measure"])})
 
@@ -148,7 +148,7 @@ class Case:
 
     name: str
     settings: dict
-    runs: tuple[Run, ...]
+    runs: tuple[Trial, ...]
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Spec:
     source: str = field(repr=False, default="")
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[Trial]:
         """Each run once, case by case."""
         runs = [run for group in self.groups for case in group.cases for run in case.runs]
         return list({run.id: run for run in runs}.values())
@@ -256,7 +256,7 @@ def _shown(value) -> str:
     return f"{value:g}" if type(value) in (int, float) else str(value).lower()
 
 
-def _runs(data: Mapping, common: Mapping, varied: Mapping) -> tuple[Run, ...]:
+def _runs(data: Mapping, common: Mapping, varied: Mapping) -> tuple[Trial, ...]:
     """A run for each target and seed."""
     generator = data.get("generator", "demo")
     settings = settle(data.get("preset", "demo"), data.get("clip", "demo"), {**common, **varied})
@@ -273,7 +273,7 @@ def _runs(data: Mapping, common: Mapping, varied: Mapping) -> tuple[Run, ...]:
             'or set judge = "none".'
         )
     runs = tuple(
-        Run(generator, target, seed, settings, measure) for target in targets for seed in seeds
+        Trial(generator, target, seed, settings, measure) for target in targets for seed in seeds
     )
     for run in runs:
         _ = run.preset  # notices a bad number

@@ -41,24 +41,24 @@ def select_by_w_shift_off_by_one(
     objective: Objective,
     k: int,
     names: Sequence[str] | None = None,
-    **how,
+    **kwargs,
 ) -> list[str]:
     """`nada.layers.select_by_w_shift` with the original program's table of rows and layers.
 
     There row 0 stands for conv1, row 1 for to_rgb1 and row i for convs.(i − 2): one convolution
     below the one that the row drives. k counts rows that stand for a candidate; k = 0 means all.
-    how: as `nada.layers.w_shifts` takes it.
+    kwargs: as `nada.layers.w_shifts` takes it.
     """
     names = candidates(generator) if names is None else names
     if k == 0:
         return list(names)
     table = ("conv1", "to_rgb1", *(f"convs.{i}" for i in range(len(generator.convs))))
-    shifts = dict(zip(table, w_shifts(generator, z, objective, **how)))
+    shifts = dict(zip(table, w_shifts(generator, z, objective, **kwargs)))
     ours = [name for name in table if name in names]
     return sorted(ours, key=shifts.__getitem__, reverse=True)[:k]
 
 
-class Unpaired(Generator):
+class UnpairedGenerator(Generator):
     """A frozen twin whose pictures do not match the trainable one's as they should.
 
     noise: draw noise of its own instead of taking what the other twin gets.
@@ -70,7 +70,9 @@ class Unpaired(Generator):
     random: torch.Generator
 
     @classmethod
-    def like(cls, generator: Generator, noise: bool, crossover: bool, seed: int) -> "Unpaired":
+    def like(
+        cls, generator: Generator, noise: bool, crossover: bool, seed: int
+    ) -> "UnpairedGenerator":
         """A copy of `generator` on its device, without gradients."""
         twin = _copy_as(cls, generator)
         twin.noise, twin.crossover = noise, crossover
@@ -89,7 +91,7 @@ class Unpaired(Generator):
         return super().synthesis(ws, noise, *args, **options)
 
 
-class Recalling(Generator):
+class CachingGenerator(Generator):
     """A frozen twin that recalls the pictures it has made: runs of one seed ask for the same.
 
     ROOM: how many bytes of pictures it keeps; the oldest go first.
@@ -98,7 +100,7 @@ class Recalling(Generator):
     ROOM = 2**27
 
     @classmethod
-    def like(cls, generator: Generator) -> "Recalling":
+    def like(cls, generator: Generator) -> "CachingGenerator":
         """A copy of `generator` on its device, without gradients."""
         twin = _copy_as(cls, generator)
         twin.made = {}

@@ -1,0 +1,452 @@
+"""What a step and a picture cost, against the formulation of the papers: `python -m nada bench`.
+
+All variants run in one process, in turns, on the same weights: what disturbs one disturbs all, and
+what counts is the ratio. The measure is `nada/experiments/reference.py`, the method written down
+plainly; the same with a depthwise filter shows what one line gains. Peak memory needs a process
+of its own for each variant.
+"""
+
+import argparse
+import copy
+import importlib
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import op
+from nada.adapt import PRESETS, AdaptConfig, adapt
+from nada.clip import CLIP, load_clip, openai_clip
+from nada.compute import uses_bf16
+from nada.generator import Generator, GeneratorConfig
+from nada.guidance import DirectionalLoss, GlobalLoss
+from nada.layers import SELECTION_OPTIONS, select_by_w_shift
+from nada.machine import in_use, peak_bytes, pick_device
+from nada.sample import sample
+from op.benchmark import seconds
+
+BATCH = 2
+SAMPLES = 4  # pictures of one measurement of sampling
+TARGET = "sketch"
+TRAINING_RESOLUTION = 256  # the least generator resolution above what OpenAI's CLIP models see
+VIT_B_32 = (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12)  # arguments of `clip.model.CLIP`
+
+
+def steps_per_choice() -> int:
+    """How often the usual settings choose layers: every so many steps."""
+    config = PRESETS["ffhq"].config
+    return config.select_every or config.steps
+
+
+class Scene:
+    """What all variants share: weights, texts, device.
+
+    clip: "random" for ViT-B/32 with random weights, which cost as much as trained ones, or what
+    `load_clip` takes. at_once: pictures that the reference draws together, 0 for all.
+    """
+
+    def __init__(self, size: int, clip: str, device: torch.device, at_once: int = 0):
+        torch.manual_seed(0)
+        self.device, self.at_once = device, at_once
+        self.frozen = Generator(GeneratorConfig.standard(size)).eval().requires_grad_(False)
+        self.frozen.to(device)
+        self.clip = random_clip().to(device) if clip == "random" else load_clip(clip, device)
+        self.direction = F.normalize(torch.randn(self._features, device=device), dim=0)
+
+    @property
+    def _features(self) -> int:
+        return self.clip.model.text_projection.shape[1]
+
+    @cached_property
+    def formulation(self):
+        """The reference formulation, which lies with the tests."""
+        try:
+            return importlib.import_module("nada.experiments.reference")
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                "nada/experiments/reference.py is missing; run the benchmark from the folder of "
+                "the whole repository."
+            ) from error
+
+
+def scene_for(size: int, args: argparse.Namespace, device: torch.device) -> Scene:
+    """What the command's options ask for."""
+    return Scene(size, args.clip, device, args.reference_at_once)
+
+
+def random_clip() -> CLIP:
+    """ViT-B/32's architecture with random weights."""
+    return CLIP(openai_clip().model.CLIP(*VIT_B_32), "random").eval().requires_grad_(False)
+
+
+# Variants. Each is opened once and then gives its parts as calls without arguments: "choose" a
+# step's choice of layers, "train" the rest of the step; or "whole" for both where they are one.
+
+Parts = dict[str, Callable[[], object]]
+
+
+def reference(scene: Scene, operations: str) -> Parts:
+    """The formulation of the papers, with one of its sets of operations.
+
+    A whole batch takes 15 GB at 1024 pixels, and the choice of layers more: `Scene.at_once` has its
+    pictures drawn in parts, which is the same work.
+    """
+    r = scene.formulation
+    ops, trainable = getattr(r, operations), copy.deepcopy(scene.frozen)
+    # Adam's rate is 0 so that random weights do not drift off; it costs the same
+    optimizer = torch.optim.Adam(r.train_everything(trainable), 0.0, (0.0, 0.99))
+    one = (scene.frozen, trainable, scene.clip, scene.direction, TARGET, optimizer)
+    z = torch.randn(r.SELECT_BATCH, scene.frozen.z_dim, device=scene.device)
+    batches = [len(part) for part in torch.empty(BATCH).split(scene.at_once or BATCH)]
+
+    def choose() -> None:
+        for part in z.split(scene.at_once or len(z)):
+            r.w_shifts(trainable, part, scene.clip, TARGET, ops)
+
+    def train() -> None:
+        for batch in batches:
+            r.step(*one, batch, ops, select=False)
+
+    return {"choose": choose, "train": train}
+
+
+def ours(scene: Scene, **settings) -> Parts:
+    """The library: a run that chooses layers in every second step, so that calls take turns."""
+    config = AdaptConfig(steps=100_000, batch=BATCH, lr=0.0, select_every=2, **settings)
+    options = replace(SELECTION_OPTIONS, precision=config.precision, resolution=config.resolution)
+    # as many as there are: their order costs, and then all train, as in the reference
+    k = len(config.layers(scene.frozen))
+    objective = GlobalLoss(scene.clip, TARGET)
+    select = partial(select_by_w_shift, objective=objective, k=k, options=options)
+    loss = DirectionalLoss(scene.clip, scene.direction)
+    steps = adapt(scene.frozen, copy.deepcopy(scene.frozen), loss, config, select)
+    return {"whole": partial(next, steps), "train": partial(next, steps)}
+
+
+STEPS = {
+    "reference": partial(reference, operations="PLAIN"),
+    "reference, depthwise filter": partial(reference, operations="DEPTHWISE"),
+    "reference, fused operations": partial(reference, operations="FUSED"),
+    "ours, fp32": ours,
+    "ours, bf16": partial(ours, precision="bf16"),
+    "ours, bf16, trained at 256": partial(ours, precision="bf16", resolution=TRAINING_RESOLUTION),
+    "ours, bf16, trained at 256, latents come round": partial(
+        ours, precision="bf16", resolution=TRAINING_RESOLUTION, latent_pool=1
+    ),
+}
+
+
+def variants_for(size: int, device: torch.device) -> list[str]:
+    """The names of STEPS that make sense here: what trains at 256 pixels for larger generators, the
+    original's kernels on a GPU, where the original has them."""
+    names = [n for n in STEPS if "256" not in n or size > TRAINING_RESOLUTION]
+    return [n for n in names if "fused" not in n or device.type == "cuda"]
+
+
+def drawing(scene: Scene, precision: str | None) -> Callable[[], object]:
+    """SAMPLES pictures by the library, or by the reference for a precision of None."""
+    if precision:
+        seeds = range(SAMPLES)
+        return lambda: sample(scene.frozen, seeds, batch=SAMPLES, precision=precision)
+    r, z = scene.formulation, torch.randn(SAMPLES, scene.frozen.z_dim, device=scene.device)
+
+    @torch.no_grad()
+    def draw() -> Tensor:
+        return r.synthesis(scene.frozen, scene.frozen.mapping(z, 0.7))
+
+    return draw
+
+
+# Measuring
+
+
+@dataclass(frozen=True)
+class Measured:
+    """seconds: of each round. flops: of one call, as PyTorch counts those of its own operations."""
+
+    seconds: list[float]
+    flops: int
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+
+def in_turns(
+    calls: dict[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, Measured]:
+    """Each call in turn, over and over, after a first time that counts operations and warms up; a
+    single round is that first time itself."""
+    flops, times = {}, {name: [] for name in calls}
+    for i in range(rounds + (rounds > 1)):
+        for name, call in calls.items():
+            with FlopCounterMode(display=False) if i == 0 else nullcontext() as counter:
+                times[name].append(seconds(call, device))
+            if counter:
+                flops[name] = counter.get_total_flops()
+            _say(f"{'first time' if i == 0 else f'round {i}'}: {name}: {times[name][-1]:.2f} s")
+    return {name: Measured(times[name][-rounds:], flops[name]) for name in calls}
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of the fastest convolution found: the roof in practice."""
+    rates = []
+    for channels, side in ((512, 32), (256, 64), (128, 128)):
+        x = torch.randn(BATCH, channels, side, side, device=device, dtype=dtype)
+        weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype)
+        call = partial(F.conv2d, x, weight, padding=1)
+        times = [seconds(call, device) for _ in range(12)]
+        rates.append(2 * 9 * x.numel() * channels / min(times))
+    return max(rates)
+
+
+def peak_memory(size: int, name: str, args: argparse.Namespace) -> float:
+    """GB that a process needs for a whole step (choice and training) of a variant and nothing else:
+    resident memory on a CPU, allocated tensors on a GPU."""
+    words = ["--sizes", str(size), "--clip", args.clip, "--device", args.device, "--only", name]
+    words += ["--reference-at-once", str(args.reference_at_once)]
+    command = [sys.executable, "-m", "nada", "bench", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=_root())
+    if done.returncode:
+        raise ValueError(f"The process for {name} ended early: {done.stderr.strip()[-300:]}")
+    return json.loads(done.stdout.splitlines()[-1])["peak_gb"]
+
+
+def _root() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+def run_only(size: int, name: str, args: argparse.Namespace) -> dict:
+    """One whole step of one variant, and what it took at most."""
+    device = pick_device(args.device)
+    for call in STEPS[name](scene_for(size, args, device)).values():
+        call()
+    on_gpu = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else peak_bytes()
+    return {"size": size, "name": name, "peak_gb": peak / 1e9}
+
+
+# The result
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. every: steps from one choice of layers to the next. seconds: per step,
+    choices spread over the steps. ratio, least, most: how many times faster than the reference,
+    by the medians and over the rounds. gb: peak of memory.
+
+    share: of the machine's peak in these numbers; None where PyTorch cannot count, which takes the
+    backward pass of a convolution in groups for that of a whole one.
+    """
+
+    name: str
+    every: int
+    seconds: float
+    ratio: float
+    least: float
+    most: float
+    share: float | None
+    gb: float | None
+
+
+def step_seconds(parts: dict[str, float], every: int) -> float:
+    """Seconds (or operations) of a step where layers are chosen in one of `every`."""
+    choose = parts["choose"] if "choose" in parts else max(0.0, parts["whole"] - parts["train"])
+    return parts["train"] + choose / every
+
+
+def rows_of(
+    measured: dict[str, dict[str, Measured]],
+    memory: dict[str, float],
+    peaks: dict[str, float],
+    every: int,
+    compiled: bool,
+) -> list[Row]:
+    """The table: everything with a choice in each step, then ours with the usual settings'.
+
+    compiled: whether the library's filter is no convolution in groups.
+    """
+    base = measured["reference"]
+    rounds = len(next(iter(base.values())).seconds)
+
+    def times(parts: dict[str, Measured], every: int) -> list[float]:
+        return [
+            step_seconds({part: m.seconds[i] for part, m in parts.items()}, every)
+            for i in range(rounds)
+        ]
+
+    def row(name: str, every: int) -> Row:
+        parts = measured[name]
+        own, whole = times(parts, every), times(base, 1)
+        took = step_seconds({part: m.median for part, m in parts.items()}, every)
+        full = step_seconds({part: m.median for part, m in base.items()}, 1)
+        flops = step_seconds({part: m.flops for part, m in parts.items()}, every)
+        ratios = [a / b for a, b in zip(whole, own)]
+        peak = peaks["bf16" if "bf16" in name else "fp32"]
+        counts = compiled and name.startswith("ours")
+        share = flops / took / peak if counts else None
+        return Row(name, every, took, full / took, min(ratios), max(ratios), share,
+                   memory.get(name))  # fmt: skip
+
+    often = [row(name, 1) for name in measured]
+    return often + [row(name, every) for name in measured if name.startswith("ours")]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown."""
+    head = ("formulation", "layers chosen", "s per step", "times faster", "over the rounds",
+            "share of peak", "memory, GB")  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for r in rows:
+        often = "every step" if r.every == 1 else f"every {r.every} steps"
+        memory = "" if r.gb is None else f"{r.gb:.1f}"
+        share = "" if r.share is None else f"{r.share:.0%}"
+        lines.append(
+            f"| {r.name} | {often} | {r.seconds:.3g} | {r.ratio:.1f} "
+            f"| {r.least:.1f} to {r.most:.1f} | {share} | {memory} |"
+        )
+    return "\n".join(lines)
+
+
+def sampling_table(measured: dict[str, Measured]) -> str:
+    """Markdown."""
+    base = measured["reference"]
+    lines = ["| pictures by | s per picture | times faster | over the rounds |", "|---" * 4 + "|"]
+    for name, m in measured.items():
+        ratios = [a / b for a, b in zip(base.seconds, m.seconds)]
+        lines.append(
+            f"| {name} | {m.median / SAMPLES:.3g} | {base.median / m.median:.1f} "
+            f"| {min(ratios):.1f} to {max(ratios):.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def surroundings(device: torch.device) -> dict:
+    """What the numbers hang on."""
+    return {
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "operations": op.describe(device)["runs"],
+        "allocator": in_use(),
+        "bf16": uses_bf16("auto", device),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def measure(size: int, args: argparse.Namespace) -> dict:
+    """All figures of one size."""
+    device = pick_device(args.device)
+    scene = scene_for(size, args, device)
+    names = variants_for(size, device)
+    memory = {} if args.no_memory else {name: peak_memory(size, name, args) for name in names}
+    peaks = {
+        "fp32": peak_flops(device, torch.float32),
+        "bf16": peak_flops(device, torch.bfloat16),
+    }
+    opened = {name: STEPS[name](scene) for name in names}
+    flat = {f"{name}: {part}": call for name in names for part, call in opened[name].items()}
+    with _full_precision(device):
+        times = in_turns(flat, args.rounds, device)
+        ways = {"reference": None, "ours, fp32": "fp32", "ours, bf16": "bf16"}
+        drawn = in_turns({n: drawing(scene, p) for n, p in ways.items()}, args.rounds, device)
+    measured = {name: {part: times[f"{name}: {part}"] for part in opened[name]} for name in names}
+    return {
+        "size": size,
+        "batch": BATCH,
+        "rounds": args.rounds,
+        "reference_at_once": args.reference_at_once,
+        **surroundings(device),
+        "peak_tflops": {name: rate / 1e12 for name, rate in peaks.items()},
+        "rows": rows_of(
+            measured, memory, peaks, steps_per_choice(), op.describe(device)["runs"] != "reference"
+        ),
+        "parts": {n: {p: m.median for p, m in parts.items()} for n, parts in measured.items()},
+        "sampling": drawn,
+    }
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """No TF32 behind the back of what is called fp32; cuDNN may choose its algorithms."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = False, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before
+
+
+def show(result: dict) -> str:
+    """The result of one size as Markdown."""
+    peaks = ", ".join(f"{rate:.2f} in {name}" for name, rate in result["peak_tflops"].items())
+    parts = f" (the reference by {result['reference_at_once']})" * bool(result["reference_at_once"])
+    facts = (
+        f"{result['size']} pixels, batch {result['batch']}{parts}, "
+        f"{result['rounds']} rounds in turns; "
+        f"{result['processor']}, {result['threads']} threads, PyTorch {result['torch']}, "
+        f"operations: {result['operations']}, allocator: {result['allocator']}; "
+        f"TFLOP/s of the fastest convolution: {peaks}."
+    )
+    return f"\n{facts}\n\n{table(result['rows'])}\n\n{sampling_table(result['sampling'])}"
+
+
+# The command
+
+
+def add_bench(commands, command) -> None:
+    """Options of `bench`; `command` makes a parser with the options that all commands share."""
+    parser = command(commands, "bench", run_bench, "Time a step against the papers' formulation.")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256], help="(default: 256)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all variants (default: 3)")
+    parser.add_argument("--clip", default="random", help="random (ViT-B/32), or as for adapt")
+    parser.add_argument(
+        "--reference-at-once",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pictures that the reference draws together, where all do not fit (default: 0, all)",
+    )
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peak of memory")
+    parser.add_argument("--only", choices=STEPS, help="one step of one variant, for its memory")
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    """Measure, print."""
+    if args.rounds < 1 or args.reference_at_once < 0:
+        raise ValueError("Give --rounds of 1 or more, and --reference-at-once of 0 or more.")
+    for size in args.sizes:
+        if args.only:
+            print(json.dumps(run_only(size, args.only, args)))
+            continue
+        result = measure(size, args)
+        print(json.dumps(as_json(result)) if args.json else show(result), flush=True)
+    return 0
+
+
+def as_json(result: dict) -> dict:
+    """A result with plain values only."""
+    sampling = {name: asdict(m) for name, m in result["sampling"].items()}
+    return {**result, "rows": [asdict(row) for row in result["rows"]], "sampling": sampling}

@@ -1,0 +1,34 @@
+"""Values and errors quoted in the sentences that people read: one line, and never long."""
+
+from collections.abc import Sequence
+
+
+def quote(value: object, length: int = 40) -> str:
+    """What somebody typed or sent, in quotation marks, on one line, cut to `length` characters."""
+    line = " ".join(str(value)[:1000].split())
+    return f"“{line if len(line) <= length else line[: length - 1] + '…'}”"
+
+
+def quote_all(words: Sequence[str]) -> str:
+    """Words quoted in a row, five at most."""
+    return ", ".join(map(quote, words[:5])) + (" and more" if len(words) > 5 else "")
+
+
+def brief(value: object) -> str:
+    """A value out of a file for a message, bounded: nested containers are named by type only, since
+    shared ones expand without end."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:59] + "…")
+    if value is None or isinstance(value, float) or is_small_int(value):
+        return str(value)
+    return f"<{type(value).__name__}>"
+
+
+def is_small_int(value: object) -> bool:
+    """Whether it is an integer of 64 bits; much longer ones cannot even be printed."""
+    return isinstance(value, int) and -(2**63) <= value < 2**63
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line, of at most 120 characters, without a full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120].rstrip(". ")

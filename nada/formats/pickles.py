@@ -1,0 +1,340 @@
+"""PyTorch's and NVIDIA's pickled files, read as data: nothing in them is ever run.
+
+A pickle is a program that may call anything. This reader knows the few names that model files need
+and rebuilds plain containers, tensors and the attributes of foreign objects; any other name is
+refused. Tensors stay in the file until they are read one by one, so that the discriminator and the
+optimisers of a training file cost nothing, and a file can claim no more memory than it has bytes.
+
+Sources: Python's `pickletools` for the instructions; `torch.serialization` for the three layouts
+(zip archive, the older sequence of pickles, TorchScript); `torch_utils/persistence.py` of NVIDIA's
+StyleGAN2-ADA for objects that carry their class's source code, which is ignored here.
+"""
+
+import io
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nada.formats.files import LONGEST_NAME
+from nada.formats.messages import brief, first_line, is_small_int
+from nada.formats.slices import Budget, FileSlice, PickleError, Storage, lazy_tensor
+
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # what an older PyTorch file starts with
+INSTRUCTIONS = 3 << 20  # most bytes read or copied that are not tensors; NVIDIA's take 1.8 million
+
+
+@dataclass
+class ForeignObject:
+    """An object of a class that is not here: the class's name and the attributes, as data."""
+
+    name: str
+    state: object = None
+
+
+@contextmanager
+def reading_pickle(path: Path) -> Iterator[object]:
+    """What a PyTorch or NVIDIA file holds: containers, numbers, `LazyTensor` and `ForeignObject`.
+
+    The tensors can be read until the context ends.
+
+    Raises:
+        PickleError: damaged, or with a name in it that no model needs.
+    """
+    with path.open("rb") as file:
+        try:
+            whole = FileSlice(file, 0, path.stat().st_size, Budget(INSTRUCTIONS))
+            contents = _read_part(whole)
+        except PickleError as error:
+            raise PickleError(f"{path.name} {error}") from error
+        except Exception as error:  # damaged instructions can raise anything
+            raise PickleError(
+                f"{path.name} cannot be read as a PyTorch file ({first_line(error)}): it is cut off, "
+                "damaged or another kind of file; copy or download it again."
+            ) from error
+        yield contents
+
+
+# The layouts
+
+
+def _read_part(part: FileSlice) -> object:
+    head = part.read(2)
+    part.seek(0)
+    if head == b"PK":
+        return _read_archive(part)
+    if head[:1] != b"\x80":
+        raise PickleError("is no PyTorch file: a .pt, .pkl or .safetensors file was expected.")
+    first = Reader(part).load()
+    return _read_sequence(part) if first == TORCH_MAGIC else first
+
+
+def _read_archive(part: FileSlice) -> object:
+    """The zip layout: `NAME/data.pkl`, and one uncompressed record `NAME/data/KEY` a storage."""
+    with zipfile.ZipFile(part) as archive:
+        records = {info.filename: info for info in archive.infolist()}
+    pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise PickleError("is a zip archive, but none that PyTorch wrote: it has no 'data.pkl'.")
+    root = pickles[0].removesuffix("data.pkl")
+    order = records.get(f"{root}byteorder")
+    if order and _record(part, order).read() != b"little":
+        raise PickleError("was written on a big-endian machine: save it on a usual one.")
+
+    def storage(dtype: torch.dtype, key: str, length: int) -> Storage:
+        record = _record(part, records[f"{root}data/{key}"])
+        return Storage(lambda: record, dtype, _fitting(length, dtype, record.length))
+
+    return Reader(_record(part, records[pickles[0]]), storage).load()
+
+
+def _record(part: FileSlice, info: zipfile.ZipInfo) -> FileSlice:
+    """Where a record lies. PyTorch never compresses: one that is could unpack to any size."""
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise PickleError(
+            f"holds the compressed record {info.filename[-40:]!r}, which PyTorch never writes: "
+            "get the file from its source again."
+        )
+    part.seek(info.header_offset + 26)
+    name, extra = struct.unpack("<HH", part.read(4))
+    return part.part(info.header_offset + 30 + name + extra, info.file_size)
+
+
+def _read_sequence(part: FileSlice) -> object:
+    """The older layout: magic number, version, system, contents, keys, then the storages."""
+    for _ in range(2):  # the magic number has been read
+        Reader(part).load()
+    sizes: dict[str, int] = {}
+    starts: dict[str, int] = {}
+
+    def storage(dtype: torch.dtype, key: str, length: int) -> Storage:
+        sizes[key] = _fitting(length, dtype, part.length) * dtype.itemsize
+        return Storage(lambda: part.part(starts[key], sizes[key]), dtype, length)
+
+    contents = Reader(part, storage).load()
+    keys = Reader(part).load()
+    position = part.tell()
+    for key in map(_key, keys):
+        starts[key] = position + 8  # the length stands before the numbers
+        position += 8 + sizes[key]
+    if position > part.length:
+        raise EOFError(f"{position} bytes were announced and {part.length} are there")
+    return contents
+
+
+def _fitting(length: int, dtype: torch.dtype, size: int) -> int:
+    """`length`, if so many numbers fit in `size` bytes."""
+    if not isinstance(length, int) or not 0 <= length * dtype.itemsize <= size:
+        raise PickleError(
+            f"claims a tensor of {brief(length)} numbers, and {size} bytes are there."
+        )
+    return length
+
+
+# The instructions
+
+
+@dataclass(frozen=True)
+class AllowedName:
+    """What stands for a name that a pickle may use: its arguments → data."""
+
+    call: Callable
+
+
+def _key(key: object) -> object:
+    # the hash of nested tuples that share their parts takes for ever
+    if isinstance(key, str | bytes) and len(key) <= LONGEST_NAME:
+        return key
+    if key is None or isinstance(key, float) or is_small_int(key):
+        return key
+    raise PickleError(f"uses {brief(key)} as a name, which no model file does.")
+
+
+def _pairs(items=()) -> dict:
+    return {_key(key): value for key, value in (items.items() if type(items) is dict else items)}
+
+
+def _persistent(meta: dict) -> ForeignObject:
+    """NVIDIA's `_reconstruct_persistent_obj`: the class's source code is not even looked at."""
+    return ForeignObject(brief(meta.get("class_name")), meta.get("state"))
+
+
+def _foreign(name: str) -> AllowedName:
+    return AllowedName(lambda *args: ForeignObject(name, args))
+
+
+DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+KNOWN = {
+    "collections.OrderedDict": AllowedName(_pairs),
+    "collections.defaultdict": AllowedName(lambda *_: {}),
+    "builtins.dict": AllowedName(_pairs),
+    "dnnlib.util.EasyDict": AllowedName(_pairs),
+    "builtins.set": AllowedName(list),
+    "_codecs.encode": AllowedName(lambda text, _: text.encode("latin1")),
+    "torch.Size": AllowedName(tuple),
+    "torch._utils._rebuild_tensor_v2": AllowedName(lazy_tensor),
+    "torch._utils._rebuild_tensor": AllowedName(lazy_tensor),
+    "torch._utils._rebuild_parameter": AllowedName(lambda tensor, *_: tensor),
+    "torch.jit._pickle.restore_type_tag": AllowedName(lambda value, *_: value),
+    "torch_utils.persistence._reconstruct_persistent_obj": AllowedName(_persistent),
+    **{
+        f"torch.jit._pickle.build_{kind}list": AllowedName(list)
+        for kind in ("int", "double", "bool", "tensor")
+    },
+    **{
+        f"torch.{str(dtype).removeprefix('torch.')}": _foreign(str(dtype))
+        for dtype in DTYPES.values()
+    },
+    **{
+        name: _foreign(name)
+        for name in (
+            "argparse.Namespace",
+            "numpy.dtype",
+            "numpy.core.multiarray.scalar",
+            "numpy._core.multiarray.scalar",
+            "torch.device",
+        )
+    },
+}
+
+
+class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made to swallow memory
+    """Python's unpickler with every instruction that could do more than build data taken out.
+
+    storage: makes a `Storage` of a dtype, a key and a length, where the layout has them.
+    """
+
+    def __init__(self, part: FileSlice, storage: Callable | None = None):
+        super().__init__(part, encoding="latin1")
+        self.part, self.storage = part, storage
+
+    def load(self) -> object:
+        try:
+            return super().load()
+        except KeyError as error:
+            if isinstance(error.args[0], int):
+                raise PickleError(
+                    "uses an instruction that no model file needs: it is no model, or damaged."
+                ) from error
+            raise
+
+    def find_class(self, module: str, name: str) -> object:
+        known = f"{module.replace('__builtin__', 'builtins')}.{name}"
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        if module.startswith("__torch__."):  # a module of TorchScript
+            return _foreign(known)
+        if module.startswith("dnnlib.tflib"):
+            raise PickleError(
+                "is one of NVIDIA's TensorFlow pickles: a PyTorch one with 'G_ema' was expected; "
+                "legacy.py of stylegan2-ada-pytorch turns the one into the other."
+            )
+        if known == "torch.storage._load_from_bytes":
+            return AllowedName(self._from_bytes)
+        if known not in KNOWN:
+            raise PickleError(
+                f"asks for {known[:80]!r}, which only a program needs: nothing of it was run. "
+                "A file that holds weights alone was expected."
+            )
+        return KNOWN[known]
+
+    def persistent_load(self, pid: tuple) -> Storage:
+        kind, dtype, key, _, length, *view = pid
+        if kind != "storage" or dtype not in DTYPES.values() or any(view) or not self.storage:
+            raise PickleError("refers to something that is no tensor.")
+        return self.storage(dtype, _key(key), length)
+
+    def load_reduce(self) -> None:
+        args = self.stack.pop()
+        if type(args) is not tuple:
+            raise PickleError("calls something without a tuple of arguments.")
+        # a call may copy its arguments, and a pickle can name the same ones again and again
+        copied = [arg for arg in args if isinstance(arg, str | bytes | tuple | list | dict)]
+        self.part.budget.spend(len(args) + sum(map(len, copied)))
+        self.stack[-1] = self._known(self.stack[-1])(*args)
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], ForeignObject):
+            self.stack[-1].state = state
+        elif type(self.stack[-1]) is not dict:  # a state dict's own attributes say nothing
+            raise PickleError("changes an object that is plain data.")
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append(_pairs(zip(items[::2], items[1::2])))
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._into().update(_pairs([(key, value)]))
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        self._into().update(_pairs(zip(items[::2], items[1::2])))
+
+    def load_empty_set(self) -> None:
+        self.append([])
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        self.stack[-1] += items
+
+    def load_newobj(self) -> None:
+        self.load_reduce()
+
+    def load_binbytes(self) -> None:
+        self._bytes("<I")
+
+    def load_binbytes8(self) -> None:
+        self._bytes("<Q")
+
+    def _bytes(self, width: str) -> None:
+        """Long byte strings are where NVIDIA's tensors are: outside of frames they stay there."""
+        (length,) = struct.unpack(width, self.read(struct.calcsize(width)))
+        if self._unframer.current_frame is not None:
+            self.append(self.read(length))
+            return
+        start = self.part.tell()
+        self.append(self.part.part(start, length))
+        self.part.seek(start + length)
+
+    def _from_bytes(self, data: FileSlice | bytes, *_) -> object:
+        """`torch.storage._load_from_bytes`: an archive within the file, at the file's expense."""
+        if isinstance(data, bytes):
+            data = FileSlice(io.BytesIO(data), 0, len(data), self.part.budget)
+        return _read_part(data)
+
+    def _into(self) -> dict:
+        if type(self.stack[-1]) is not dict:
+            raise PickleError("fills an object that is no dict.")
+        return self.stack[-1]
+
+    def _known(self, name: object) -> Callable:
+        if not isinstance(name, AllowedName):
+            raise PickleError("calls something that is plain data.")
+        return name.call
+
+
+LEFT_OUT = """INST OBJ EXT1 EXT2 EXT4 PERSID NEWOBJ_EX FROZENSET NEXT_BUFFER READONLY_BUFFER
+    BYTEARRAY8 STRING"""
+Reader.dispatch = {
+    code: getattr(Reader, method.__name__)  # the table names functions: take the ones from here
+    for code, method in pickle._Unpickler.dispatch.items()
+    if code not in [getattr(pickle, name)[0] for name in LEFT_OUT.split()]
+}

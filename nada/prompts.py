@@ -1,0 +1,59 @@
+"""What a pair of prompts promises: words that CLIP never saw, and how far apart it puts the two."""
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+
+from nada.clip import CLIP
+from nada.formats.messages import quote, quote_all
+from nada.guidance import prompt_features
+
+FILLERS = frozenset("a an and as at by for from in is of on or the to with".split())
+
+# The length of the mean direction between unit features. Measured over all pairs of the bundled
+# examples' prompts and their paraphrases; see tests/test_prompts.py.
+NEARLY_SAME = 0.10
+WEAK = 0.35
+
+
+def unknown_words(clip: CLIP, prompts: Sequence[str]) -> str:
+    """Which words CLIP never saw and which like them it knows; "" where it knows all."""
+    unknown = list(dict.fromkeys(word for p in prompts for word in clip.unknown_words(p)))
+    unknown = [word for word in unknown if word not in FILLERS] or unknown
+    if not unknown:
+        return ""
+    like = [near for word in unknown for near in nearest(clip, word)]
+    known = f" It knows {quote_all(list(dict.fromkeys(like)))}." if like else ""
+    return f"The small CLIP was never shown {quote_all(unknown)} and can only guess.{known}"
+
+
+def nearest(clip: CLIP, word: str) -> list[str]:
+    """Words that CLIP knows and that are spelt much like this one, three at most."""
+    return difflib.get_close_matches(word, sorted(clip.words or ()), n=3, cutoff=0.7)
+
+
+def direction_length(clips: Sequence[CLIP], source: str, target: str, templates) -> float:
+    """Length of the mean direction from source to target over templates: 0 for one meaning, about
+    1 for prompts that have little in common. The mean over the models of an ensemble."""
+    lengths = []
+    for clip in clips:
+        before, after = (prompt_features(clip, prompt, templates) for prompt in (source, target))
+        lengths.append((after - before).mean(dim=0).norm())
+    return torch.stack(lengths).mean().item()
+
+
+def direction_hint(clips: Sequence[CLIP], source: str, target: str, templates) -> str:
+    """Whether CLIP tells the prompts apart well enough to be led by them."""
+    length = direction_length(clips, source, target, templates)
+    if length < NEARLY_SAME:
+        return (
+            f"{quote(source)} and {quote(target)} are nearly parallel to CLIP (direction "
+            f"{length:.2f}): the result would be chance. Say how the target differs."
+        )
+    if length < WEAK:
+        return (
+            f"CLIP hardly tells {quote(source)} from {quote(target)} (direction "
+            f"{length:.2f}): a stronger word for the target would lead further."
+        )
+    return ""

@@ -1,0 +1,106 @@
+"""What scripts may ask a server for: a method for each endpoint of the API.
+
+Names, parameters and what is returned are frozen by a test. The docstrings are what callers are
+told. `owner` is the caller's session, which no caller has to give.
+"""
+
+from nada.serve.jobs import GOING
+from nada.serve.service import Service
+from nada.serve.validate import check_file
+from nada.serve.view import columns_for, draw, status
+
+
+class Api:
+    """What scripts may ask for. The docstrings are what they are told."""
+
+    def __init__(self, studio: Service):
+        self.studio = studio
+
+    def adapt(self, owner: str | None, domain_file=None, **settings):
+        """Train the generator towards the target prompt and stream how it goes.
+
+        Parameters:
+            source: What the generator shows now, such as "photo".
+            target: What it should show, such as "pencil sketch".
+            steps: Updates of the weights, 1 to 2000.
+            k: Layers to train, 0 for all.
+            select_every: Steps between choices of layers, 0 for one at the start.
+            seed: Same seed and settings, same result.
+            batch: Pictures in a step, 1 to 16.
+            lr: Learning rate of Adam.
+            directional: Weight of the loss along source to target.
+            global_: Weight of the loss of likeness to the target.
+            in_domain: Weight of the loss that keeps people different.
+            truncation: Variety of the pictures trained on, 0 to 1.5.
+            method: How layers are chosen, "gradient" or "w_shift".
+            to_rgb: Whether the RGB outputs may train as well.
+            domain_file: A domain to go on from; none for the generator itself.
+        Returns:
+            pairs: A picture, above the frozen generator, below the adapted one, the same seeds.
+            status: state, step, steps, seconds, eta, loss, terms, layers, message, hints.
+            domain_file: At the end, the safetensors file with the changed weights.
+        """
+        studio = self.studio
+        start = None if domain_file is None else check_file("domain_file", domain_file)
+        job, hints = studio.job(settings, start), studio.hints(settings)
+        drawn = picture = None
+        for run, state in studio.follow(owner, job):
+            if run.after is not drawn:
+                drawn = run.after
+                picture = draw(run.pairs(), len(drawn))
+            file = str(run.domain) if run.domain and state not in GOING else None
+            yield picture, status(run, state, hints), file
+
+    def adapt_once(self, owner: str | None, domain_file=None, **settings):
+        *_, last = self.adapt(owner, domain_file, **settings)
+        return last
+
+    adapt_once.__doc__ = adapt.__doc__.replace("stream how it goes", "answer once, at the end")
+
+    def sample(self, owner: str | None, seeds, domain_file=None, strength=1.0, truncation=0.7):
+        """Pictures of seeds, by the base generator or by a domain at some strength.
+
+        Parameters:
+            seeds: "1-8" or "3, 7, 12", 36 at most.
+            domain_file: A file that an adaptation made; none for the base generator.
+            strength: 0 the source, 1 the domain, from -0.5 to 1.5.
+            truncation: 0.7 usually; lower is safer, higher more varied.
+        Returns:
+            samples: The pictures in one grid.
+        """
+        pictures = self.studio.sample(seeds, domain_file, strength, truncation)
+        return draw(pictures, columns_for(len(pictures)))
+
+    def blend(self, owner: str | None, domain_files=None, weights="", seeds="1-8", truncation=0.7):
+        """Mix up to three domains into one.
+
+        Parameters:
+            domain_files: The files, a list of one to three.
+            weights: A number for each, "0.5, 0.5"; equal shares when empty.
+            seeds: "1-8" or "3, 7, 12", 36 at most.
+            truncation: 0.7 usually; lower is safer, higher more varied.
+        Returns:
+            samples: Pictures of the seeds by the mix, in one grid.
+            domain_file: The mix as a domain file.
+        """
+        pictures, path = self.studio.blend(owner, domain_files, weights, seeds, truncation)
+        return draw(pictures, columns_for(len(pictures))), str(path)
+
+    def domain(self, owner: str | None, domain_file=None):
+        """Describe a domain file.
+
+        Parameters:
+            domain_file: A file that an adaptation made.
+        Returns:
+            domain: Prompts, seed, settings, layers, loss, quality, diversity, the fingerprint of
+                the base, and in "fits" whether that is the generator that is served.
+        """
+        return self.studio.describe(domain_file)
+
+    def info(self, owner: str | None):
+        """What this server runs, and what may be asked for.
+
+        Returns:
+            info: generator, size, fingerprint, clip, words, device, layers, limits, examples.
+        """
+        return self.studio.info()

@@ -1,0 +1,45 @@
+"""Hints before time is spent: what in a request promises little, and what would suit it.
+
+Hints never stop anybody; what cannot run at all is refused by `nada.serve.validate`.
+"""
+
+from nada.adapt import Preset
+from nada.formats.messages import quote
+from nada.guidance import TEMPLATES
+from nada.presets import suggestion
+from nada.prompts import direction_hint, unknown_words
+from nada.serve.jobs import ServedModels
+from nada.serve.validate import check_prompt
+
+
+def hints(models: ServedModels, base: str, preset: Preset, settings: dict) -> list[str]:
+    """Sentences worth reading before a run of these settings, the weightiest first.
+
+    base: the key of the presets. settings: source, target, steps, k as `/adapt` takes them.
+    BadInput for prompts that cannot be read.
+    """
+    source, target = settings["source"], settings["target"]
+    for name in ("source", "target"):
+        check_prompt(models.clips, name, settings[name])
+    found = [
+        unknown_words(models.clips[0], (source, target)),
+        direction_hint(models.clips, source, target, preset.guidance.get("templates", TEMPLATES)),
+        preset_hint(models, base, preset, settings),
+    ]
+    return [hint for hint in found if hint]
+
+
+def preset_hint(models: ServedModels, base: str, preset: Preset, settings: dict) -> str:
+    """Which steps and k suit the target, where they are known and others are set."""
+    wanted = suggestion(base, settings["target"])
+    most = len(preset.config.layers(models.generator))
+    if "k" in wanted:
+        wanted["k"] = min(wanted["k"], most)
+    differ = {name: value for name, value in wanted.items() if settings.get(name) != value}
+    if not differ and settings.get("steps", 0) >= 4 * preset.config.steps:
+        differ = {"steps": preset.config.steps}
+    if not differ:
+        return ""
+    told = " and ".join(f"{'k ' if n == 'k' else ''}{v}{' steps' if n == 'steps' else ''}"
+                        for n, v in differ.items())  # fmt: skip
+    return f"For {quote(settings['target'])}, {told} would suit."

@@ -1,0 +1,282 @@
+"""Adaptation in the background: jobs in threads, for programs that serve several people at once.
+
+`train` does the work and tells of it in plain data on the CPU, so that it may run in another
+process as well. A `Run` follows it in a thread and keeps what there is: the latest pictures, the
+last good snapshots, the domain file. It is told to stop by a flag that is read between two steps,
+so that a Stop button, a closed page and a lost client all mean the same, and whatever was trained
+by then is kept. Runs share what nobody writes to, the base generator and CLIP.
+"""
+
+import contextlib
+import contextvars
+import copy
+import ctypes
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nada.adapt import DivergedError, Preset, Progress, adapt, file_name, prepare, record
+from nada.clip import CLIP
+from nada.delta import Delta, blend, diff
+from nada.generator import Generator
+from nada.guidance import prompt_features
+from nada.memory import fit_preset
+from nada.metrics import diversity, quality
+from nada.sample import sample
+
+MAX_SECONDS = 30 * 60  # of one run
+MAX_SNAPSHOTS = 8  # kept of one run, however long it is
+SNAPSHOT_BYTES = 256 * 2**20  # on disk, for one run
+MEASURED_SEEDS = range(1000, 1016)  # far from the seeds that a page shows
+
+
+@dataclass(frozen=True)
+class ServedModels:
+    """What all runs read and none writes to."""
+
+    generator: Generator
+    clips: list[CLIP]
+
+    def to(self, device: torch.device) -> "ServedModels":
+        """A copy on another device."""
+        generator, clips = copy.deepcopy((self.generator, self.clips))
+        return ServedModels(generator.to(device), [clip.to(device) for clip in clips])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to adapt to, and how; `preset` holds the source prompt and all settings.
+
+    start: a domain of the same generator to go on from, None for the generator itself.
+    """
+
+    target: str
+    preset: Preset
+    start: Path | None = None
+
+
+@dataclass(frozen=True)
+class TrainingEvent:
+    """Something that `train` has to tell; what is None has not changed.
+
+    before, after: pictures [N, 3, H, W] of the preview seeds by the base and the trained generator.
+    plan: how the run fits into memory, a sentence where that changes what was asked.
+    progress: of the latest step. snapshot: the domain as it is after that step. end: "finished",
+    "stopped" or "failed"; error: why it failed. All tensors are on the CPU.
+    """
+
+    before: Tensor | None = None
+    after: Tensor | None = None
+    progress: Progress | None = None
+    snapshot: Delta | None = None
+    end: str | None = None
+    error: Exception | None = None
+    plan: str | None = None
+
+
+class StopFile:
+    """A flag that other processes see too: a file. `set` and `is_set` as of a threading.Event."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def set(self) -> None:
+        with contextlib.suppress(OSError):  # the folder may be gone, and the run with it
+            self.path.touch()
+
+    def is_set(self) -> bool:
+        return self.path.exists() or not self.path.parent.exists()
+
+
+def train(
+    models: ServedModels, job: Job, stop: StopFile, turn: AbstractContextManager | None = None
+) -> Iterator[TrainingEvent]:
+    """Do a job step by step; the last news has an `end`, and a snapshot if a step was done.
+
+    turn: held during each step, since a device does one at a time; never across a yield.
+
+    Raises:
+        PromptError, DeltaError, TooLittleMemory: the job cannot be done; nothing was trained.
+    """
+    turn, born, base = turn or nullcontext(), time.monotonic(), models.generator
+    with turn:
+        preset, plan = fit_preset(base, models.clips, job.preset)  # of the device that does it
+        job, config = replace(job, preset=preset), preset.config
+        before = _preview(base, job)
+        start = base if job.start is None else blend(base, [(Delta.load(job.start), 1.0)])
+        loss, select = prepare(models.clips, job.preset.source, job.target, job.preset)
+        trainable = copy.deepcopy(start)
+    yield TrainingEvent(before, before if start is base else _preview(trainable, job), plan=plan)
+    progress, end, error = None, "finished", None
+    steps = adapt(start, trainable, loss, config, select)
+    try:
+        while True:
+            if stop.is_set() or time.monotonic() - born > MAX_SECONDS:
+                end = "stopped"
+                break
+            with turn:
+                told = next(steps, None)
+                due = told and snapshot_due(told.step) and told.step < config.steps
+                kept = _delta(base, trainable, models, job, told) if due else None
+            if told is None:
+                break
+            progress = told
+            shown = told.preview if told.preview is None else told.preview.cpu()
+            yield TrainingEvent(None, shown, replace(told, preview=None), kept)
+    except DivergedError as diverged:  # the last good weights are left, and worth keeping
+        end, error = "failed", diverged
+    finally:
+        steps.close()
+    with turn:
+        after = _preview(trainable, job)
+        kept = _delta(base, trainable, models, job, progress, True) if progress else None
+    yield TrainingEvent(None, after, progress and replace(progress, preview=None), kept, end, error)
+
+
+def snapshot_due(step: int) -> bool:
+    """Whether a snapshot is taken after a step: after each up to MAX_SNAPSHOTS, then half as often
+    each time the run has become twice as long, since nobody knows when it will be stopped."""
+    apart = 1
+    while step > MAX_SNAPSHOTS * apart:
+        apart *= 2
+    return step % apart == 0
+
+
+def snapshot_to_drop(steps: list[int]) -> int:
+    """Which snapshot goes where there are too many: the one that a wider spacing would not have,
+    which leaves the rest spread over the run; never the last."""
+    return min(steps[:-1], key=lambda step: step & -step)  # the power of two in it
+
+
+def _preview(generator: Generator, job: Job) -> Tensor:
+    config = job.preset.config
+    return sample(generator, config.preview_seeds, config.preview_psi).cpu()
+
+
+def _delta(
+    base, trainable, models: ServedModels, job: Job, progress: Progress, measured=False
+) -> Delta:
+    """The domain as it is, with what a card tells of it."""
+    told = record(models.clips, job.target, job.preset, progress)
+    if job.start is not None:
+        told["started_from"] = Delta.load(job.start).metadata.get("target", "")
+    if measured:
+        told |= measure(trainable, models.clips[0], job.target)
+    return diff(base, trainable, told)
+
+
+def measure(generator: Generator, clip: CLIP, target: str) -> dict[str, float]:
+    """Quality and diversity (`nada.metrics`) of 16 pictures at truncation 0.7, for a card."""
+    with torch.no_grad():
+        features = clip.encode_image(sample(generator, MEASURED_SEEDS))
+        prompt = prompt_features(clip, target, ("{}",))
+    return {
+        "quality": round(quality(features, prompt), 4),
+        "diversity": round(diversity(features), 4),
+    }
+
+
+Train = Callable[[Job, StopFile], Iterator[TrainingEvent]]
+GOING = ("starting", "running")  # the states of a run that has not ended
+
+
+class TrainingRun:
+    """One job in a thread of its own, started at once.
+
+    Set `stop` to end it after the step it is in; `finished` is set when nothing more will change.
+    All else is for reading: state is "starting", "running", "finished", "stopped" or "failed";
+    progress and losses (one per step) are the latest; before and after are pictures [N, 3, H, W]
+    of the preview seeds, None at first; snapshots are domain files by step, spread over the run;
+    plan is a sentence where memory is too little for what was asked, or ""; domain is the file of
+    changed weights, there once `finished` is set if a step was done; error says why the run failed.
+    The files live as long as the run does.
+
+    training: what to follow, `train` with models and turn filled in.
+    """
+
+    def __init__(self, job: Job, training: Train):
+        self.job, self.training = job, training
+        self.folder = tempfile.TemporaryDirectory(prefix="nada-")  # goes when the run is let go of
+        self.born = time.monotonic()
+        self.stop = StopFile(Path(self.folder.name) / "stop")
+        self.finished = threading.Event()
+        self.end, self.error = "failed", None  # how it ends if nothing says otherwise
+        self.plan = ""
+        self.progress: Progress | None = None
+        self.losses: list[float] = []
+        self.before: Tensor | None = None
+        self.after: Tensor | None = None
+        self.snapshots: OrderedDict[int, Path] = OrderedDict()
+        self.domain: Path | None = None
+        self.settled = False  # whether its owner has taken the domain into their library
+        context = contextvars.copy_context()  # whose run it is, for a device that is lent by quota
+        threading.Thread(target=context.run, args=(self._thread,), daemon=True).start()
+
+    @property
+    def state(self) -> str:
+        """The end is told only once nothing will change: whoever reads of it has it all."""
+        if self.finished.is_set():
+            return self.end
+        return "running" if self.progress else "starting"
+
+    def pairs(self) -> Tensor:
+        """Pictures before and after, [2N, 3, H, W], once there are any."""
+        return torch.cat([self.before, self.after])
+
+    def _thread(self) -> None:
+        self._work()  # a call of its own, so that all it used is free by now
+        _give_back_memory()
+
+    def _work(self) -> None:
+        told = None
+        try:
+            with contextlib.closing(self.training(self.job, self.stop)) as news:
+                for told in news:
+                    self._note(told)
+                    time.sleep(0.001)  # a lock is not fair: let whoever waits for it have a turn
+            if told is None or told.end is None:
+                raise RuntimeError("The training ended without a word.")
+        except Exception as error:  # whoever reads the run must learn of it, whatever it is
+            self.end, self.error = "failed", error
+        finally:
+            self.finished.set()
+
+    def _note(self, told: TrainingEvent) -> None:
+        self.before = self.before if told.before is None else told.before
+        self.after = self.after if told.after is None else told.after
+        self.plan = told.plan or self.plan
+        if told.progress and told.end is None:
+            self.losses.append(told.progress.loss)
+            self.progress = told.progress
+        if told.snapshot:
+            self._keep(told.snapshot, told.progress.step, told.end is not None)
+        if told.end:
+            self.error, self.end = told.error, told.end
+
+    def _keep(self, delta: Delta, step: int, last: bool) -> None:
+        """Write a snapshot; beyond what there is room for, others go (`snapshot_to_drop`)."""
+        path = Path(self.folder.name) / f"{step:05d}" / file_name(self.job.target)
+        delta.save(path)
+        self.snapshots[step] = path
+        if last:
+            self.domain = path
+        sizes = {number: kept.stat().st_size for number, kept in self.snapshots.items()}
+        while len(sizes) > 1 and (
+            len(sizes) > MAX_SNAPSHOTS or sum(sizes.values()) > SNAPSHOT_BYTES
+        ):
+            del sizes[gone := snapshot_to_drop(list(sizes))]
+            self.snapshots.pop(gone).unlink(missing_ok=True)
+
+
+def _give_back_memory() -> None:
+    """Return freed memory to the system; glibc would keep it for each thread that ever ran."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # other systems lack the call
+        ctypes.CDLL(None).malloc_trim(0)

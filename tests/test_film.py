@@ -1,0 +1,67 @@
+"""Films: the frames against plain sampling, the file against a decoder."""
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from nada.delta import blend, diff
+from nada.film import FPS, Key, frames, visits, write_mp4
+from nada.sample import sample, to_images
+from tests.test_delta import adapted
+
+
+@pytest.fixture
+def domain(generator):
+    return diff(generator, adapted(generator, "sketch", ("convs.1.conv.",)))
+
+
+def test_the_keys_are_the_pictures_themselves(generator, domain):
+    film = frames(generator, [(domain, 1.0)], [Key(3, 0.0), Key(3, 1.0), Key(5, 0.5)], between=4)
+    assert film.shape == (8, 3, 16, 16) and film.abs().max() <= 1
+    half = blend(generator, [(domain, 1.0)])
+    torch.testing.assert_close(film[:1], sample(generator, [3]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(film[4:5], sample(half, [3]), rtol=0, atol=1e-5)
+
+
+def test_the_way_is_short_steps(generator, domain):
+    film = frames(generator, [(domain, 1.0)], [Key(3, 0.0), Key(3, 1.0)], between=16)
+    steps = (film[1:] - film[:-1]).flatten(1).norm(dim=1)
+    whole = (film[-1] - film[0]).norm()
+    assert steps.max() < whole / 4 and steps.min() < steps.max()  # slow at the ends
+
+
+def test_visits_go_to_the_domain_and_come_home():
+    assert visits([1, 2], 0.7) == [Key(1, 0), Key(1, 0.7), Key(2, 0), Key(2, 0.7), Key(1, 0)]
+
+
+@pytest.mark.parametrize("keys, between", [([], 4), ([Key(1, 0)], 4), ([Key(1, 0)] * 2, 1)])
+def test_a_film_of_nothing_gets_a_sentence(generator, keys, between):
+    with pytest.raises(ValueError, match="is none"):
+        frames(generator, [], keys, between)
+
+
+def test_the_file_shows_the_pictures(tmp_path, generator):
+    pictures = sample(generator, range(3), 0.7).repeat_interleave(4, dim=0)
+    write_mp4(pictures, tmp_path / "film.mp4")
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        (stream,) = film.streams
+        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == (
+            "h264", "yuv420p", FPS,
+        )  # fmt: skip
+        decoded = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
+    assert len(decoded) == 12 and decoded[0].shape == (256, 256, 3)
+    big = torch.nn.functional.interpolate(pictures, scale_factor=16, mode="bicubic")
+    for i in (1, 5, 9):
+        expected = np.asarray(to_images(big[i : i + 1])[0], float)
+        assert np.abs(decoded[i] - expected).mean() < 12  # colour is stored at half the width
+        others = [np.abs(decoded[i] - np.asarray(to_images(big[j : j + 1])[0], float)).mean()
+                  for j in (1, 5, 9) if j != i]  # fmt: skip
+        assert min(others) > np.abs(decoded[i] - expected).mean()
+
+
+def test_odd_sides_and_no_pictures(tmp_path):
+    write_mp4(torch.zeros(2, 3, 301, 301), tmp_path / "odd.mp4")
+    assert (tmp_path / "odd.mp4").stat().st_size > 500
+    with pytest.raises(ValueError, match="no pictures"):
+        write_mp4(torch.zeros(0, 3, 16, 16), tmp_path / "none.mp4")

@@ -1,0 +1,245 @@
+"""A choice between generators, one of them from a Hub on this machine; also as a page."""
+
+import re
+import threading
+
+import pytest
+import torch
+from playwright.sync_api import expect
+
+from nada.adapt import PRESETS
+from nada.formats import catalogue
+from nada.formats.catalogue import CATALOGUE
+from nada.generator import GeneratorConfig
+from nada.presets import examples
+from nada.serve.generators import GeneratorChoices, offered
+from nada.serve.service import Service
+from nada.serve.validate import BadInput
+from nada.serve.view import loading, refusal
+from nada.serve.worker import Download, Options, choose_options, gpu_of
+from tests.helpers import tiny_generator
+from tests.hub_server import Repo, running_hub, status
+from tests.served import ROOT, serve, serve_app
+from tests.test_page import (  # noqa: F401
+    WIDTHS,
+    adapt,
+    browser,
+    button,
+    field,
+    fits,
+    picture,
+    unfold,
+    visit,
+)
+
+LARGER = GeneratorConfig(size=32, w_dim=16, z_dim=16, mapping_layers=2, channels=(12, 8, 6, 6))
+FILE = CATALOGUE["ffhq"].places[0]
+PADDING = 6_000_000  # floats; the Hub's client tells of a download every ten megabytes
+
+
+@pytest.fixture
+def offers():
+    return GeneratorChoices(Service(Options("given/face.pt", device="cpu")), ["demo", "ffhq"])
+
+
+def test_all_that_can_be_served_is_offered_once(offers):
+    titles = [CATALOGUE[name].title for name in ("demo", "ffhq")]
+    expected = [*zip(titles, ("demo", "ffhq")), ("face.pt", "given/face.pt")]
+    assert offers.choices == expected
+    assert offers.bases == ["ffhq", "demo"]
+    assert GeneratorChoices(Service(Options("demo")), ["demo"]).choices == expected[:1]
+
+
+def test_a_choice_is_its_visitors_own(offers, monkeypatch):
+    demo = offers._studio("demo")
+    monkeypatch.setattr(demo.device, "models", lambda: None)
+    list(offers.choose("one", "demo"))
+    assert offers.of("one") is demo and offers.of("two") is offers.first is offers.of(None)
+    assert demo.visitors is offers.first.visitors
+    assert demo.device.turn is offers.first.device.turn
+
+
+@pytest.mark.parametrize("source", ["nothing", "", None, ["demo"], {"demo": 1}, "../../etc/passwd"])
+def test_what_is_not_offered_gets_a_sentence(offers, source):
+    with pytest.raises(BadInput, match=r"choose from demo, ffhq, given/face\.pt\."):
+        list(offers.choose("one", source))
+
+
+def test_what_cannot_be_had_leaves_the_choice_as_it_was(offers, monkeypatch):
+    def fail():
+        raise ValueError("The Hub is shut; come back later.")
+
+    monkeypatch.setattr(offers._studio("ffhq").device, "models", fail)
+    with pytest.raises(BadInput, match="The Hub is shut; come back later"):
+        list(offers.choose("one", "ffhq"))
+    assert offers.of("one") is offers.first
+
+
+def test_a_download_is_told_in_bytes_and_as_a_bar():
+    half = Download(5 * 2**20, 10 * 2**20, "a<b>.pt")
+    assert str(half) == "Downloading a<b>.pt: 5.0 of 10.0 MB, 50 %."
+    told = loading(half)
+    assert 'aria-valuenow="50"' in told and "width:50%" in told and "<b>" not in told
+    assert "5.0 MB." in loading(Download(5 * 2**20, None, "x")) and "Loading" in loading(None)
+    assert "&lt;b&gt;" in refusal(ValueError("<b>"))
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_the_catalogues_word_is_what_its_preset_begins_with(name):
+    entry = CATALOGUE[name]
+    assert entry.word == PRESETS[entry.preset].source
+    assert entry.word in {example["source"] for example in examples(entry.preset)}
+    assert entry.licence and entry.aligned and not entry.licence.endswith(".")
+
+
+def test_a_reason_is_told_of_the_choice_and_of_no_other():
+    options = choose_options("auto", "demo", "cpu")
+    assert options.generator == "demo" and "'ffhq' needs a GPU" in options.reason
+    offers = GeneratorChoices(Service(options), ["demo", "ffhq"])
+    assert offers.first.options.reason and not offers._studio("ffhq").options.reason
+    assert choose_options("demo", "demo", "cpu").reason == ""
+
+
+def test_a_lent_gpu_counts_though_this_process_has_none(monkeypatch):
+    assert gpu_of("cpu") == "" and gpu_of("cpu", lent=True) == "a GPU lent for each run"
+    monkeypatch.setattr(catalogue, "answers", lambda place: True)
+    options = choose_options("auto", "auto", "cpu", lent=True)
+    assert (options.generator, options.device) == ("ffhq", "cpu")
+    assert "there is a GPU lent for each run and" in options.reason
+    assert offered(options) == ["demo"] and offered(options, lent=True) == ["demo", "ffhq"]
+
+
+# The page
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with running_hub() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def places(hub, tmp_path_factory):
+    """What the Hub has: a generator of 32 pixels under the name of FFHQ's."""
+    path = tmp_path_factory.mktemp("hub") / "g.pt"
+    state = tiny_generator(LARGER).state_dict()
+    torch.save({"g_ema": state, "d": {"padding": torch.rand(PADDING)}}, path)
+    hub.repos[FILE.repo] = Repo({FILE.file: path.read_bytes()})
+    return hub.repos[FILE.repo]
+
+
+@pytest.fixture(scope="module")
+def server(hub, places, tmp_path_factory, clip_tiny):
+    """The app as on a machine that can serve all named generators, and a file."""
+    folder = tmp_path_factory.mktemp("offering")
+    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_TOKEN": "",
+                   "PYTHONPATH": str(ROOT), "HF_HUB_DOWNLOAD_TIMEOUT": "240"}  # fmt: skip
+    program = ("-m", "tests.offering")
+    with serve(folder, clip_tiny, environment=environment, program=program) as running:
+        yield running
+
+
+def halting(go_on: threading.Event):
+    """Half of a file, and the rest when it is told to."""
+
+    def fault(handler, contents):
+        middle = len(contents) // 2
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(contents)))
+        handler.end_headers()
+        handler.wfile.write(contents[:middle])
+        handler.wfile.flush()
+        go_on.wait(240)
+        handler.wfile.write(contents[middle:])
+
+    return fault
+
+
+def radio(page, title: str):
+    return page.locator("#generator").get_by_label(title)
+
+
+def pick(page, title: str):
+    """Choose by the keyboard: a message may lie over the choice, and a refusal undo it at once."""
+    radio(page, title).focus()
+    page.keyboard.press("Space")
+
+
+def test_a_generator_is_chosen_in_the_page(visit, places, server, tmp_path):  # noqa: F811
+    page = visit()
+    given, ffhq, demo = "generator.safetensors", CATALOGUE["ffhq"].title, CATALOGUE["demo"].title
+    expect(page.locator("#generator input")).to_have_count(3)
+    expect(radio(page, given)).to_be_checked()
+    adapt(page, 3)
+    own = picture(page, "before")
+
+    places.faults["meta"] = [status(403), ...]
+    pick(page, ffhq)
+    expect(page.locator("#loading [role=alert]")).to_contain_text("403")
+    expect(radio(page, given)).to_be_checked()
+    assert picture(page, "before") == own
+    expect(page.locator("#foot")).to_contain_text(given)
+
+    go_on = threading.Event()
+    places.faults = {"data": [halting(go_on)]}
+    pick(page, ffhq)
+    bar = page.locator("#loading [role=progressbar]")
+    expect(bar).to_have_attribute("aria-valuenow", re.compile(r"^[1-9]\d?$"))
+    expect(page.locator("#loading")).to_contain_text(re.compile(r"Downloading .*of 2\d\.\d MB"))
+    page.set_viewport_size({"width": WIDTHS["phone"], "height": 900})
+    page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")
+    page.screenshot(path=tmp_path / "downloading.png")
+
+    other = visit(WIDTHS["phone"], locale="ru-RU")  # comes meanwhile, and works for longer
+    expect(other.locator("#generator")).to_contain_text("Генератор")
+    unfold(other, "Настройки", "Зерно")
+    field(other, "Шаги").fill("2000")
+    other.locator("#adapt").click()
+    expect(other.locator(".run.running")).to_contain_text("/2000")
+    go_on.set()
+    expect(page.locator("#foot")).to_contain_text(FILE.file)
+    expect(other.locator(".run.running")).to_be_visible()
+    other.keyboard.press("Escape")
+    expect(other.locator(".run.stopped")).to_be_visible()
+    expect(other.locator("#foot")).to_contain_text(given)
+
+    expect(radio(page, ffhq)).to_be_checked()
+    expect(page.locator("#loading")).not_to_contain_text("Downloading")
+    expect(page.locator("#foot")).to_contain_text("32 px")
+    expect(page.locator(".compare img.before")).not_to_have_attribute("src", own)
+    page.locator(".card").get_by_text("Open").click()
+    expect(page.get_by_text("made from another generator")).to_be_visible()
+
+    field(page, "Steps").fill("2000")
+    button(page, "Adapt").click()
+    expect(page.locator(".run.running")).to_contain_text("/2000")
+    pick(page, demo)
+    expect(page.locator("#loading [role=alert]")).to_contain_text("Your run goes on")
+    expect(radio(page, ffhq)).to_be_checked()
+    page.keyboard.press("Escape")
+    expect(page.locator(".card")).to_have_count(2)
+
+    expect(page.get_by_text("photo → bronze statue")).to_be_hidden()
+    pick(page, demo)
+    expect(page.locator("#foot")).to_contain_text("128 px")
+    expect(page.get_by_text("photo → bronze statue")).to_be_visible()
+    expect(page.locator("#chart .run")).to_contain_text("press Adapt")
+    assert fits(page)
+    page.screenshot(path=tmp_path / "demo.png", full_page=True)
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("asked, told", [("auto", 1), ("demo", 0)])
+def test_the_page_says_why_it_has_the_generator(browser, tmp_path, asked, told):  # noqa: F811
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    with serve_app(tmp_path, "--generator", asked, environment=environment) as running:
+        page = browser.new_page()
+        page.goto(running.url)
+        expect(page.locator("#foot")).to_contain_text("128 px", timeout=120_000)
+        reason = page.get_by_text(
+            "The bundled generator is used, since 'ffhq' needs a GPU and there is none here."
+        )
+        expect(reason).to_have_count(told)
+        if told:
+            expect(reason).to_be_visible()
+        page.close()

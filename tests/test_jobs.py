@@ -1,0 +1,267 @@
+"""Runs in the background: every way to end, who owns what, and what is left behind."""
+
+import gc
+import pickle
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+import nada.memory
+import nada.serve.jobs
+from nada.adapt import PRESETS, DivergedError
+from nada.checkpoint import fingerprint
+from nada.clip import PromptError
+from nada.delta import Delta, DeltaError, blend
+from nada.generator import Generator
+from nada.memory import TooLittleMemory, estimate, plans
+from nada.sample import sample
+from nada.serve.jobs import Job, ServedModels, StopFile, measure, train
+from nada.serve.sessions import Sessions
+
+CONFIG = replace(PRESETS["demo"].config, steps=3, batch=2, select_batch=2, preview_every=1)
+PRESET = replace(PRESETS["demo"], config=CONFIG, k=2)
+JOB = Job("zombie", PRESET)
+
+
+def with_config(**changes) -> Job:
+    return Job("zombie", replace(PRESET, config=replace(CONFIG, **changes)))
+
+
+ENDLESS = with_config(steps=100_000)
+
+
+@pytest.fixture
+def models(generator, clip_tiny):
+    return ServedModels(generator, [clip_tiny])
+
+
+@pytest.fixture
+def start(models):
+    """Start a job, among visitors and under a lock of the test's own."""
+    visitors, turn = Sessions(), threading.Lock()
+
+    def begin(job=JOB, owner="me"):
+        return visitors.start(owner, job, lambda job, stop: train(models, job, stop, turn))
+
+    begin.visitors, begin.turn = visitors, turn
+    yield begin
+    for owner in list(visitors._visitors):
+        visitors.forget(owner)
+
+
+def finished(run):
+    assert run.finished.wait(60)
+    return run
+
+
+def stepped(run):
+    deadline = time.monotonic() + 60
+    while run.progress is None:
+        assert time.monotonic() < deadline and not run.finished.is_set(), run.error
+        time.sleep(0.01)
+    return run
+
+
+def test_a_run_leaves_a_domain_that_draws_what_it_showed(start, models):
+    before = fingerprint(models.generator)
+    run = finished(start())
+    assert (run.state, run.error, run.progress.step, len(run.losses)) == ("finished", None, 3, 3)
+    delta = Delta.load(run.domain)
+    assert delta.metadata["target"] == "zombie" and delta.metadata["steps_done"] == 3
+    adapted = blend(models.generator, [(delta, 1.0)])
+    assert torch.equal(run.after, sample(adapted, CONFIG.preview_seeds, CONFIG.preview_psi))
+    source = sample(models.generator, CONFIG.preview_seeds, CONFIG.preview_psi)
+    assert torch.equal(run.before, source) and not torch.equal(run.after, source)
+    assert fingerprint(models.generator) == before
+
+
+def test_a_stopped_run_keeps_what_it_has(start, models):
+    run = stepped(start(ENDLESS))
+    run.stop.set()
+    assert finished(run).state == "stopped" and 0 < run.progress.step < 100_000
+    delta = Delta.load(run.domain)
+    assert delta.metadata["steps_done"] == run.progress.step
+    adapted = blend(models.generator, [(delta, 1.0)])
+    assert torch.equal(run.after, sample(adapted, CONFIG.preview_seeds, CONFIG.preview_psi))
+
+
+def test_a_run_stopped_before_its_first_step_has_no_domain(start):
+    with start.turn:  # nobody gets to do anything
+        run = start()
+        run.stop.set()
+    assert finished(run).state == "stopped" and run.domain is None and run.progress is None
+    assert torch.equal(run.before, run.after)
+
+
+def test_the_clock_stops_a_run(start, monkeypatch):
+    monkeypatch.setattr(nada.serve.jobs, "MAX_SECONDS", 0.0)
+    assert finished(start(ENDLESS)).state == "stopped"
+
+
+def test_a_job_that_cannot_be_done_fails_with_its_reason(start):
+    run = finished(start(Job("", PRESET)))
+    assert run.state == "failed" and isinstance(run.error, PromptError) and run.domain is None
+
+
+def test_a_run_whose_numbers_explode_keeps_the_last_good_ones(start, monkeypatch):
+    factors = iter([1.0, 1.0, float("nan")])
+    monkeypatch.setattr(
+        nada.serve.jobs,
+        "prepare",
+        lambda *_: (lambda _, adapted: adapted.mean() * next(factors), None),
+    )
+    run = finished(start())
+    assert run.state == "failed" and isinstance(run.error, DivergedError)
+    delta = Delta.load(run.domain)  # refuses what is no number
+    assert delta.metadata["steps_done"] == 2 and delta.tensors
+
+
+def test_an_owner_has_one_run_and_nobody_elses(start):
+    first = stepped(start(ENDLESS, "one"))
+    other = stepped(start(ENDLESS, "two"))
+    second = start(JOB, "one")
+    assert finished(first).state == "stopped" and finished(second).state == "finished"
+    visitors = start.visitors
+    assert visitors.find("one").run is second and visitors.find("two").run is other
+    assert visitors.find("three") is None and visitors.find(None) is None
+    assert not other.stop.is_set()
+
+
+def test_a_forgotten_run_stops_and_takes_its_files_along(start):
+    run = stepped(start(ENDLESS))
+    start.visitors.forget("me")
+    assert finished(run).state == "stopped" and run.domain.is_file()
+    domain = run.domain
+    del run
+    deadline = time.monotonic() + 10  # its thread may hold it a moment longer
+    while domain.exists() and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.05)
+    assert not domain.exists()
+
+
+def test_snapshots_spread_over_a_run_wherever_it_is_stopped():
+    kept = []
+    for step in range(1, 2001):
+        if not nada.serve.jobs.snapshot_due(step) and step < 2000:
+            continue
+        kept.append(step)
+        if len(kept) > nada.serve.jobs.MAX_SNAPSHOTS:
+            kept.remove(nada.serve.jobs.snapshot_to_drop(kept))
+        gaps = [after - before for before, after in zip([0, *kept], kept)]
+        assert len(kept) == min(step, 8) and kept[-1] == step  # as many as there may be
+        assert max(gaps) <= max(1, step // 3), kept  # and none of them far from the next
+    assert kept == [256, 512, 768, 1024, 1280, 1536, 1792, 2000]
+
+
+def test_snapshots_are_kept_and_draw_what_was_shown(start, models, monkeypatch):
+    monkeypatch.setattr(nada.serve.jobs, "MAX_SNAPSHOTS", 3)
+    run = finished(start(with_config(steps=20)))
+    assert list(run.snapshots) == [8, 16, 20] and run.domain == run.snapshots[20]
+    assert sorted(run.domain.parent.parent.glob("*/*.safetensors")) == list(run.snapshots.values())
+    told = [Delta.load(path).metadata for path in run.snapshots.values()]
+    assert [one["steps_done"] for one in told] == [8, 16, 20]
+    assert (
+        told[-1]["quality"]
+        == measure(
+            blend(models.generator, [(Delta.load(run.domain), 1.0)]), models.clips[0], "zombie"
+        )["quality"]
+        and "quality" not in told[0]
+    )
+
+
+def test_snapshots_stay_within_their_room(start, monkeypatch):
+    monkeypatch.setattr(nada.serve.jobs, "SNAPSHOT_BYTES", 1)
+    run = finished(start(with_config(steps=9)))
+    assert list(run.snapshots) == [9] and run.domain.is_file()
+
+
+def test_a_run_takes_the_plan_that_fits_and_says_so(start, models, monkeypatch):
+    plenty = finished(start())
+    assert plenty.plan == "" and Delta.load(plenty.domain).metadata["config"]["micro_batch"] == 0
+    views = PRESET.guidance["views"]
+    one_by_one = list(plans(models.generator, CONFIG))[1]
+    needed = estimate(models.generator, models.clips, one_by_one, views)
+    assert needed < estimate(models.generator, models.clips, CONFIG, views)
+    monkeypatch.setattr(nada.memory, "free_bytes", lambda device: needed)
+    run = finished(start())
+    assert run.plan == "To fit into memory: 1 of 2 pictures at once." and run.error is None
+    delta = Delta.load(run.domain)
+    assert delta.metadata["config"]["micro_batch"] == 1
+    for name, tensor in Delta.load(plenty.domain).tensors.items():  # the same gradient
+        torch.testing.assert_close(delta.tensors[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_that_no_plan_fits_is_refused_before_its_first_step(start, monkeypatch):
+    monkeypatch.setattr(nada.memory, "free_bytes", lambda device: 1000)
+    run = finished(start())
+    assert run.state == "failed" and isinstance(run.error, TooLittleMemory)
+    assert run.domain is None and run.progress is None and run.before is None
+
+
+def test_a_run_goes_on_from_a_domain(start, models):
+    first = finished(start())
+    second = finished(start(replace(JOB, target="pencil sketch", start=first.domain)))
+    told = Delta.load(second.domain).metadata
+    assert (told["target"], told["started_from"]) == ("pencil sketch", "zombie")
+    assert torch.equal(second.before, first.before)  # what it is compared with is the base
+    zero = finished(start(replace(JOB, start=first.domain, preset=slow())))
+    mine, its = (Delta.load(run.domain).tensors for run in (zero, first))
+    assert all((mine[key] - its[key]).abs().max() < 1e-4 for key in its)  # hardly a step further
+
+
+def slow():
+    return replace(PRESET, config=replace(CONFIG, lr=1e-9, final_lr=None, steps=1))
+
+
+def test_a_start_of_another_generator_fails_with_its_reason(start, tmp_path):
+    Delta("0" * 64, {}, {}).save(tmp_path / "other.safetensors")
+    run = finished(start(replace(JOB, start=tmp_path / "other.safetensors")))
+    assert run.state == "failed" and isinstance(run.error, DeltaError) and run.domain is None
+
+
+def test_what_training_tells_survives_a_trip_to_another_process(models, tmp_path):
+    stop = pickle.loads(pickle.dumps(StopFile(tmp_path / "stop")))
+    news = [pickle.loads(pickle.dumps(told)) for told in train(models, JOB, stop)]
+    assert [told.progress.step for told in news[1:]] == [1, 2, 3, 3]
+    assert news[-1].end == "finished" and news[-1].snapshot.tensors
+    stop.set()
+    assert [told.end for told in train(models, ENDLESS, stop)] == [None, "stopped"]
+
+
+def test_steps_wait_for_their_turn(start):
+    run = stepped(start(ENDLESS))
+    with start.turn:
+        step = run.progress.step
+        time.sleep(0.2)
+        assert run.progress.step <= step + 1  # the note of a step may come after its turn
+    run.stop.set()
+    assert finished(run).progress.step >= step
+
+
+def test_two_runs_at_once_do_not_change_each_others_results(start):
+    job = with_config(steps=6)
+    alone = Delta.load(finished(start(job, "one")).domain)
+    together = [start(job, owner) for owner in ("two", "three")]
+    for run in together:
+        tensors = Delta.load(finished(run).domain).tensors
+        assert all(torch.equal(tensors[key], alone.tensors[key]) for key in alone.tensors)
+
+
+def test_runs_leave_no_generator_behind(start):
+    def count():
+        gc.collect()
+        return sum(type(thing) is Generator for thing in gc.get_objects())
+
+    finished(start())
+    before = count()
+    for _ in range(5):
+        stepped(start(ENDLESS))  # stops the one before
+    start.visitors.forget("me")
+    deadline = time.monotonic() + 30  # until the last one has seen that it should stop
+    while count() > before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert count() == before

@@ -1,0 +1,80 @@
+"""Hints before a run: there when they should be, absent when not, on the bundled CLIP."""
+
+import itertools
+
+import pytest
+
+from nada.adapt import PRESETS
+from nada.checkpoint import load_generator
+from nada.clip import load_clips
+from nada.presets import examples, suggestion
+from nada.prompts import NEARLY_SAME, WEAK, direction_length, nearest, unknown_words
+from nada.serve.hints import hints
+from nada.serve.jobs import ServedModels
+from nada.serve.validate import BadInput, check_prompt
+
+DEMO = PRESETS["demo"]
+
+
+@pytest.fixture(scope="module")
+def models():
+    return ServedModels(load_generator("demo"), load_clips("demo"))
+
+
+def hint(models, source, target, base="demo", **settings):
+    asked = {"source": source, "target": target, "steps": 60, "k": 0, **settings}
+    return hints(models, base, PRESETS[base], asked)
+
+
+def test_the_examples_need_no_hint(models):
+    for entry in examples("demo"):
+        assert hint(models, entry["source"], entry["target"]) == []
+
+
+@pytest.mark.parametrize("one, other", [("photo", "photo of a face"), ("zombie", "a zombie")])
+def test_nearly_parallel_prompts_are_named(models, one, other):
+    (said,) = hint(models, one, other)
+    assert "nearly parallel" in said and f"“{other}”" in said
+
+
+def test_directions_of_the_examples_are_far_from_the_bounds(models):
+    """What NEARLY_SAME and WEAK are about: paraphrases on one side, all pairs of targets on the other."""
+    targets = [entry["target"] for entry in examples("demo")]
+    for one, other in itertools.combinations(["photo", *targets], 2):
+        assert direction_length(models.clips, one, other, ("{}",)) > WEAK
+    for target in targets:
+        assert direction_length(models.clips, target, f"the {target}", ("{}",)) < NEARLY_SAME
+
+
+def test_unknown_words_and_the_known_ones_like_them(models):
+    (said,) = hint(models, "photo", "pencil scetch")
+    assert "never shown “scetch”" in said and "It knows “sketch”" in said
+    assert nearest(models.clips[0], "zombies") == ["zombie"]
+    assert unknown_words(models.clips[0], ("photo", "zombie")) == ""
+
+
+def test_steps_and_k_of_the_preset_are_suggested(models):
+    assert suggestion("ffhq", " the  JOKER ") == {"steps": 250, "k": 12}
+    assert suggestion("ffhq", "nobody") == {}
+    (said,) = hint(models, "photo", "shrek", base="ffhq", steps=60, k=0)
+    assert said == "For “shrek”, 150 steps and k 3 would suit."
+    assert hint(models, "photo", "shrek", base="ffhq", steps=150, k=3) == []
+    (said,) = hint(models, "photo", "zombie", steps=2000)
+    assert said == f"For “zombie”, {DEMO.config.steps} steps would suit."
+
+
+def test_what_cannot_run_is_refused_and_not_hinted_at(models):
+    for prompt in ("", "gorblax", 7):
+        with pytest.raises(BadInput):
+            hint(models, "photo", prompt)
+        with pytest.raises(BadInput):
+            check_prompt(models.clips, "target", prompt)
+
+
+def test_presets_are_data_that_can_run(models):
+    for base, preset in PRESETS.items():
+        for entry in examples(base):
+            assert set(entry) <= {"source", "target", "steps", "k"} and entry["target"]
+            assert 0 <= entry.get("k", 0) <= 26 and entry.get("steps", preset.config.steps) > 0
+    wanted = {"sketch", "anime painting", "Pixar cartoon", "zombie", "Shrek"}
+    assert wanted <= {entry["target"] for entry in examples("ffhq")}
