@@ -1,0 +1,1 @@
+"""A server without gradio: sessions, jobs, checked requests, and what the page shows."""
