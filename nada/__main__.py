@@ -26,9 +26,7 @@ from nada.adapt import (
     Preset,
     Progress,
     adapt,
-    file_name,
     prepare,
-    record,
 )
 from nada.checkpoint import fingerprint, load_generator, save_generator
 from nada.clip import load_clips
@@ -38,6 +36,7 @@ from nada.experiments.bench import add_bench
 from nada.experiments.evaluate import add_evaluate
 from nada.experiments.report import add_report
 from nada.experiments.sweep import add_sweep
+from nada.facts import blend_facts, describe, file_name, measured_facts, run_facts
 from nada.film import frames, visits, write_mp4
 from nada.generator import Generator
 from nada.guidance import TEMPLATES
@@ -46,9 +45,7 @@ from nada.machine import keep_freed_memory, pick_device
 from nada.memory import fit_preset
 from nada.prompts import direction_hint, unknown_words
 from nada.sample import image_grid, parse_seeds, sample, to_images
-from nada.serve.jobs import measure
 from nada.serve.service import Service
-from nada.serve.sessions import describe
 from nada.serve.worker import Options
 
 INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
@@ -176,8 +173,8 @@ def run_adapt(args: argparse.Namespace) -> int:
     progress, status = follow(steps, preset.config.steps, args.json)
     if progress is None:
         return status
-    told = record(clips, args.target, preset, progress)
-    diff(frozen, trainable, told | measure(trainable, clips[0], args.target)).save(out)
+    facts = run_facts(clips, args.target, preset, progress)
+    diff(frozen, trainable, facts | measured_facts(trainable, clips[0], args.target)).save(out)
     _say(args.json, f"{progress}\nSaved {out}.", {"out": str(out), "steps_done": progress.step})
     return status
 
@@ -334,11 +331,11 @@ def run_blend(args: argparse.Namespace) -> int:
     base = load_generator(args.generator, pick_device(args.device))
     recipe = _recipe(args)
     mixed = blend(base, recipe)
-    parts = [{"weight": weight, **delta.metadata} for delta, weight in recipe]
+    facts = blend_facts(recipe)
     if args.whole:
-        save_generator(mixed, args.out, {"blend": json.dumps(parts)})
+        save_generator(mixed, args.out, {"blend": json.dumps(facts["blend"])})
     else:
-        diff(base, mixed, {"blend": parts}).save(args.out)
+        diff(base, mixed, facts).save(args.out)
     _say(args.json, f"Saved {args.out}.", {"out": str(args.out)})
     return 0
 

@@ -5,10 +5,9 @@ Method: StyleGAN-NADA, arXiv 2108.00946, section 3.2 and 3.3.
 """
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -422,26 +421,3 @@ def prepare(
         config.checkpointing,
     )
     return loss, partial(SELECTORS[preset.method], objective=asks, k=preset.k, options=options)
-
-
-def record(clips: Sequence[CLIP], target: str, preset: Preset, progress: Progress) -> dict:
-    """What a domain file says about the run that made it, as JSON can hold it."""
-    return {
-        "source": preset.source,
-        "target": target,
-        "clip": [clip.name for clip in clips],
-        "method": preset.method,
-        "k": preset.k,
-        "guidance": {**preset.guidance},
-        "config": asdict(preset.config),
-        "layers": list(progress.layers),
-        "steps_done": progress.step,
-        "loss": progress.loss,
-        "seconds": round(progress.seconds, 2),
-    }
-
-
-def file_name(target: str) -> str:
-    """What to call the domain file of a prompt, on any system: "pencil-sketch.safetensors"."""
-    words = re.sub(r"[^a-z0-9]+", "-", target.lower()).strip("-")[:40]
-    return f"{words or 'domain'}.safetensors"

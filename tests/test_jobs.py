@@ -15,10 +15,11 @@ from nada.adapt import PRESETS, DivergedError
 from nada.checkpoint import fingerprint
 from nada.clip import PromptError
 from nada.delta import Delta, DeltaError, blend
+from nada.facts import measured_facts
 from nada.generator import Generator
 from nada.memory import TooLittleMemory, estimate, plans
 from nada.sample import sample
-from nada.serve.jobs import Job, ServedModels, StopFile, measure, train
+from nada.serve.jobs import Job, ServedModels, StopFile, train
 from nada.serve.sessions import Sessions
 
 CONFIG = replace(PRESETS["demo"].config, steps=3, batch=2, select_batch=2, preview_every=1)
@@ -166,7 +167,7 @@ def test_snapshots_are_kept_and_draw_what_was_shown(start, models, monkeypatch):
     assert [one["steps_done"] for one in told] == [8, 16, 20]
     assert (
         told[-1]["quality"]
-        == measure(
+        == measured_facts(
             blend(models.generator, [(Delta.load(run.domain), 1.0)]), models.clips[0], "zombie"
         )["quality"]
         and "quality" not in told[0]

@@ -19,10 +19,11 @@ from PIL import Image
 
 import nada.memory
 from nada.__main__ import build_parser, chosen_preset, main, stop_on_interrupt
-from nada.adapt import PRESETS, file_name
+from nada.adapt import PRESETS
 from nada.checkpoint import fingerprint, load_generator, save_generator
 from nada.clip import save_clip
 from nada.delta import Delta, blend, diff
+from nada.facts import file_name
 from nada.sample import image_grid, sample
 from tests.helpers import tiny_generator
 

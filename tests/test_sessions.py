@@ -10,7 +10,8 @@ import torch
 import nada.serve.sessions
 from nada.checkpoint import fingerprint
 from nada.delta import Delta
-from nada.serve.sessions import Session, Sessions, describe
+from nada.facts import describe
+from nada.serve.sessions import Session, Sessions
 
 
 def domain(name="zombie", **facts) -> Delta:

@@ -35,7 +35,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nada.adapt import DivergedError, Progress, adapt, prepare, record
+from nada.adapt import DivergedError, Progress, adapt, prepare
 from nada.checkpoint import CHECKPOINTS, fingerprint, load_generator, sha256
 from nada.clip import CLIP, load_clips
 from nada.delta import diff
@@ -50,6 +50,7 @@ from nada.experiments.variants import (
     select_by_w_shift_off_by_one,
     with_noise,
 )
+from nada.facts import run_facts
 from nada.formats.files import written_whole
 from nada.generator import Generator
 from nada.guidance import prompt_features
@@ -364,7 +365,7 @@ def keep(
     run: Trial, models: TrialModels, adapted: Generator, last: Progress | None, folder: Path
 ) -> None:
     """The domain file, and a picture of some people, frozen above and adapted below."""
-    metadata = record(models.clips, run.target, run.preset, last) if last else {}
+    metadata = run_facts(models.clips, run.target, run.preset, last) if last else {}
     own = {name: run.settings[name] for name in ("method", "noise", "noise_strength", "crossover")}
     diff(models.base, adapted, {**metadata, **own}).save(folder / DELTA)
     rows = [_sheet_of_frozen(models.base), sample(adapted, SHEET_SEEDS, PSI)]

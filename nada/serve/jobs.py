@@ -23,19 +23,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nada.adapt import DivergedError, Preset, Progress, adapt, file_name, prepare, record
+from nada.adapt import DivergedError, Preset, Progress, adapt, prepare
 from nada.clip import CLIP
 from nada.delta import Delta, blend, diff
+from nada.facts import file_name, measured_facts, run_facts
 from nada.generator import Generator
-from nada.guidance import prompt_features
 from nada.memory import fit_preset
-from nada.metrics import diversity, quality
 from nada.sample import sample
 
 MAX_SECONDS = 30 * 60  # of one run
 MAX_SNAPSHOTS = 8  # kept of one run, however long it is
 SNAPSHOT_BYTES = 256 * 2**20  # on disk, for one run
-MEASURED_SEEDS = range(1000, 1016)  # far from the seeds that a page shows
 
 
 @dataclass(frozen=True)
@@ -165,23 +163,12 @@ def _delta(
     base, trainable, models: ServedModels, job: Job, progress: Progress, measured=False
 ) -> Delta:
     """The domain as it is, with what a card tells of it."""
-    told = record(models.clips, job.target, job.preset, progress)
+    told = run_facts(models.clips, job.target, job.preset, progress)
     if job.start is not None:
         told["started_from"] = Delta.load(job.start).metadata.get("target", "")
     if measured:
-        told |= measure(trainable, models.clips[0], job.target)
+        told |= measured_facts(trainable, models.clips[0], job.target)
     return diff(base, trainable, told)
-
-
-def measure(generator: Generator, clip: CLIP, target: str) -> dict[str, float]:
-    """Quality and diversity (`nada.metrics`) of 16 pictures at truncation 0.7, for a card."""
-    with torch.no_grad():
-        features = clip.encode_image(sample(generator, MEASURED_SEEDS))
-        prompt = prompt_features(clip, target, ("{}",))
-    return {
-        "quality": round(quality(features, prompt), 4),
-        "diversity": round(diversity(features), 4),
-    }
 
 
 Train = Callable[[Job, StopFile], Iterator[TrainingEvent]]

@@ -17,6 +17,7 @@ from torch import Tensor
 import op
 from nada.checkpoint import fingerprint
 from nada.delta import Delta, DeltaError, diff
+from nada.facts import blend_facts, describe
 from nada.film import visits, write_mp4
 from nada.formats.messages import quote
 from nada.layers import SELECTORS
@@ -24,7 +25,7 @@ from nada.presets import examples
 from nada.prompts import FILLERS
 from nada.serve.hints import hints
 from nada.serve.jobs import GOING, Job, TrainingRun
-from nada.serve.sessions import KEEP_SECONDS, Kept, Session, Sessions, describe, title
+from nada.serve.sessions import KEEP_SECONDS, Kept, Session, Sessions
 from nada.serve.validate import (
     MAX_MIX,
     MAX_SAMPLES,
@@ -222,8 +223,8 @@ class Service:
     def mixed(self, recipe: Blend) -> Delta:
         """Several domains as one."""
         base = self.device.models().generator
-        parts = [{"weight": w, **_brief(Delta.load(path).metadata)} for path, w in recipe]
-        return diff(base, mix(base, recipe), {"blend": parts})
+        parts = [(Delta.load(path), weight) for path, weight in recipe]
+        return diff(base, mix(base, recipe), blend_facts(parts))
 
     def _kept(self, visitor: Session, number) -> Kept:
         kept = visitor.kept.get(number) if isinstance(number, str) else None
@@ -346,8 +347,3 @@ class Service:
         numbers = {**RANGES, "strength": STRENGTH, "sample_truncation": TRUNCATION}
         told = {name: [limits.low, limits.high] for name, limits in numbers.items()}
         return {**told, "seeds": MAX_SAMPLES, "domains": MAX_MIX}
-
-
-def _brief(facts: dict) -> dict:
-    """What a mix says of a part of it."""
-    return {"source": facts.get("source"), "target": title(facts)}

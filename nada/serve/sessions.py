@@ -13,8 +13,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from nada.adapt import file_name
 from nada.delta import Delta
+from nada.facts import file_name, title
 from nada.serve.jobs import Job, Train, TrainingRun
 from nada.serve.worker import Blend
 
@@ -40,36 +40,6 @@ class Kept:
     def title(self) -> str:
         """What to call it: the target, or what was mixed."""
         return title(self.facts)
-
-
-def title(facts: dict) -> str:
-    """What to call a domain by its metadata, which anyone may have written."""
-    parts = facts.get("blend")
-    if isinstance(parts, list) and parts and all(isinstance(part, dict) for part in parts):
-        return " + ".join(str(part.get("target", "?")) for part in parts[:3])[:80]
-    return str(facts.get("target") or "domain")[:80]
-
-
-def describe(delta: Delta, own: str) -> dict:
-    """What a domain file says of itself, for a card and for `/domain`.
-
-    own: the fingerprint of the generator that is served; `fits` tells whether the domain is of it.
-    """
-    facts = delta.metadata
-    config = facts.get("config") if isinstance(facts.get("config"), dict) else {}
-    names = ("source", "target", "method", "k", "layers", "steps_done", "loss", "quality",
-             "diversity", "seconds", "clip", "started_from")  # fmt: skip
-    return {
-        "title": title(facts),
-        **{name: facts.get(name) for name in names},
-        "seed": config.get("seed"),
-        "settings": config | {"guidance": facts.get("guidance")},
-        "blend": facts.get("blend"),
-        "base": delta.base,
-        "fits": delta.base == own,
-        "tensors": len(delta.tensors),
-        "parameters": sum(tensor.numel() for tensor in delta.tensors.values()),
-    }
 
 
 class Session:
