@@ -85,10 +85,10 @@ def load_generator(
 
     Args:
         source: "demo" for the bundled one; "ffhq" and "org/repo[:file][@revision]" for the Hub; a
-            path; a `ResolvedFile` from `locate`. The file is safetensors, or PyTorch's with `g_ema`, `g`
-            or the bare state dict, or NVIDIA's pickle of StyleGAN2 or StyleGAN2-ADA. Any size from
-            4 to 1024. Without a mean latent in it that is computed over 4096 z; noise buffers that
-            an old file lacks are drawn from a fixed seed.
+            path; a `ResolvedFile` from `locate`. The file is safetensors, or PyTorch's with
+            `g_ema`, `g` or the bare state dict, or NVIDIA's pickle of StyleGAN2 or StyleGAN2-ADA.
+            Any size from 4 to 1024. Without a mean latent in it that is computed over 4096 z;
+            noise buffers that an old file lacks are drawn from a fixed seed.
         device: where to put it.
         revision, sha256, progress: see `locate`.
 

@@ -1,4 +1,6 @@
-"""In which numbers to compute: float32, or bfloat16 where the hardware multiplies it faster.
+"""How to compute: precision, micro-batches, checkpointing and resolution of the synthesis.
+
+float32, or bfloat16 where the hardware multiplies it faster.
 
 Weights, styles, losses and Adam's sums stay float32; autocast has the convolutions work in the
 shorter type. On a GPU CLIP then runs in float16: its features differ by little, and bfloat16 has
@@ -25,7 +27,7 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether convolutions on `device` compute in bfloat16: asked for, or "auto" and it is native.
 
     Raises:
-        ValueError: `precision` is none of PRECISIONS.
+        ValueError: `precision` is not one of PRECISIONS.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; use {', '.join(PRECISIONS)}.")
@@ -58,11 +60,13 @@ def clip_in(precision: str, device: torch.device) -> tuple[AbstractContextManage
 
 @dataclass(frozen=True)
 class SynthesisOptions:
-    """How pictures are computed: what that costs, and no more of what it gives than rounding and
-    the resolution say.
+    """Options that change the cost of synthesis but, up to rounding and resolution, not its result.
 
-    micro_batch: pictures at once, 0 for all. precision: one of PRECISIONS. resolution: see `resolution_for`.
-    checkpointing: as `Generator.synthesis` takes it.
+    Args:
+        micro_batch: images at once, 0 for all.
+        precision: one of PRECISIONS.
+        resolution: see `resolution_for`.
+        checkpointing: as `Generator.synthesis` takes it.
     """
 
     micro_batch: int = 0
@@ -78,8 +82,8 @@ class SynthesisOptions:
             )
 
     def resolution_for(self, generator: Generator) -> int:
-        """Side of the pictures: `resolution`, but the generator's own where that is smaller or 0
-        was given."""
+        """Side of the images: `resolution`, or the generator's own where that is smaller or 0 was
+        given."""
         return min(self.resolution or generator.size, generator.size)
 
     def micro_batches(self, *batches: Tensor) -> list[tuple[Tensor, ...]]:

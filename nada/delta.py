@@ -35,12 +35,12 @@ class Delta:
     """The changed tensors of an adapted generator.
 
     Args:
-        base: `fingerprint` of the generator they were changed from.
+        base_fingerprint: `fingerprint` of the generator they were changed from.
         tensors: name in the state dict → the new tensor, float32 on the CPU.
         metadata: anything that JSON can hold: prompts, settings, measures.
     """
 
-    base: str
+    base_fingerprint: str
     tensors: dict[str, Tensor]
     metadata: dict = field(default_factory=dict)
 
@@ -51,8 +51,8 @@ class Delta:
             TypeError, ValueError: the metadata cannot be written as JSON.
         """
         text = json.dumps(self.metadata, allow_nan=False, sort_keys=True)
-        header = {"format": FORMAT, "base": self.base, "metadata": text}
-        digest = sha256(self.tensors, self.base, text)
+        header = {"format": FORMAT, "base": self.base_fingerprint, "metadata": text}
+        digest = sha256(self.tensors, self.base_fingerprint, text)
         write_safetensors(self.tensors, path, {**header, "sha256": digest})
 
     @classmethod
@@ -113,13 +113,14 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, float]]) -> Generator:
         deltas: pairs (delta, weight).
 
     Raises:
-        DeltaError: a delta of another base, or a weight that is no number.
+        DeltaError: a delta of another base, or a weight that is not a number.
     """
-    own = fingerprint(base)
+    base_fingerprint = fingerprint(base)
     for delta, weight in deltas:
         if not math.isfinite(weight):
             raise DeltaError(f"The weight of a domain is {weight}; give a number such as 0.7.")
-        _check_base(delta, own, base)
+        check_base(delta, base_fingerprint)
+        _check_shapes(delta, base)
     generator = copy.deepcopy(base).eval().requires_grad_(False)
     for key, value in generator.state_dict().items():
         parts = [(d.tensors[key].to(value), a) for d, a in deltas if key in d.tensors and a != 0]
@@ -132,12 +133,21 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, float]]) -> Generator:
     return generator
 
 
-def _check_base(delta: Delta, own: str, base: Generator) -> None:
-    if delta.base != own:
+def check_base(delta: Delta, base_fingerprint: str) -> None:
+    """Refuse a domain of another generator than the one with this fingerprint.
+
+    Raises:
+        DeltaError: the fingerprints differ.
+    """
+    if delta.base_fingerprint != base_fingerprint:
         raise DeltaError(
-            f"This domain was made from another generator (fingerprint {delta.base[:12]}…, "
-            f"loaded is {own[:12]}…); load the generator it belongs to."
+            "This domain was made from another generator (fingerprint "
+            f"{delta.base_fingerprint[:12]}…, loaded is {base_fingerprint[:12]}…); "
+            "load the generator it belongs to."
         )
+
+
+def _check_shapes(delta: Delta, base: Generator) -> None:
     shapes = {key: value.shape for key, value in base.state_dict().items()}
     for key, value in delta.tensors.items():
         if shapes.get(key) != value.shape:
@@ -184,13 +194,13 @@ def _metadata(name: str, text: str) -> dict:
     except (ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
-        raise DeltaError(f"{name} holds metadata that is no JSON object; make the domain again.")
+        raise DeltaError(f"{name} holds metadata that is not a JSON object; make the domain again.")
     return metadata
 
 
 def _check_tensor(name: str, key: str, value: Tensor) -> None:
     if not NAMES.fullmatch(key):
-        raise DeltaError(f"{name} holds {key[:60]!r}, which is no tensor of a generator.")
+        raise DeltaError(f"{name} holds {key[:60]!r}, which is not a tensor of a generator.")
     if value.dtype != torch.float32 or not 1 <= value.ndim <= 5:
         raise DeltaError(
             f"{name} holds {key!r} as {value.dtype} {list(value.shape)}; "

@@ -86,8 +86,8 @@ def describe(delta: Delta, own: str) -> dict:
         "seed": config.get("seed"),
         "settings": config | {"guidance": facts.get("guidance")},
         "blend": facts.get("blend"),
-        "base": delta.base,
-        "fits": delta.base == own,
+        "base": delta.base_fingerprint,
+        "fits": delta.base_fingerprint == own,
         "tensors": len(delta.tensors),
         "parameters": sum(tensor.numel() for tensor in delta.tensors.values()),
     }

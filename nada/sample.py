@@ -1,4 +1,4 @@
-"""Pictures from seeds: tensors, PIL images, grids."""
+"""Images from seeds: tensors, PIL images, grids."""
 
 import math
 import re
@@ -34,10 +34,10 @@ def parse_seeds(text: str, most: int = 10_000) -> list[int]:
 
 
 def latents(seeds: Iterable[int], z_dim: int) -> Tensor:
-    """One z per seed, [N, z_dim] on the CPU: a seed means the same picture on every device.
+    """One z per seed, [N, z_dim] on the CPU: a seed means the same image on every device.
 
     Raises:
-        ValueError: a seed that is no whole number from −2⁶³ to 2⁶⁴ − 1.
+        ValueError: a seed that is not a whole number from −2⁶³ to 2⁶⁴ − 1.
     """
     seeds = list(seeds)
     for seed in seeds:
@@ -55,17 +55,17 @@ def sample(
     batch: int = 8,
     precision: str = "fp32",
 ) -> Tensor:
-    """The pictures of `seeds`, [N, 3, size, size] in [-1, 1] on the generator's device.
+    """The images of `seeds`, [N, 3, size, size] in [-1, 1] on the generator's device.
 
     Args:
         generator: any generator; its stored noise is used.
-        seeds: whole numbers, one picture each.
-        truncation_psi: 1 for all the variety, 0 for the mean picture.
+        seeds: whole numbers, one image each.
+        truncation_psi: 1 for all the variety, 0 for the mean image.
         batch: how many to compute at once.
         precision: one of `nada.compute.PRECISIONS`.
 
     Raises:
-        ValueError: a seed, truncation, batch size or precision that is none.
+        ValueError: a seed, truncation, batch size or precision that makes no sense.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}; at least 1 was expected.")
@@ -74,29 +74,31 @@ def sample(
     z = latents(seeds, generator.z_dim).to(generator.mean_latent.device)
     ws = generator.mapping(z, truncation_psi)
     with convolutions_in(precision, z.device):
-        pictures = [generator.synthesis(part) for part in ws.split(batch) if len(part)]
-    if not pictures:
+        images = [generator.synthesis(part) for part in ws.split(batch) if len(part)]
+    if not images:
         return z.new_empty(0, 3, generator.size, generator.size)
-    return torch.cat(pictures).clamp(-1, 1)
+    return torch.cat(images).clamp(-1, 1)
 
 
-def to_images(pictures: Tensor) -> list[Image.Image]:
-    """[N, 3, H, W] in [-1, 1] (clamped) → N images of W × H pixels."""
-    pixels = ((pictures.detach().float() + 1) * 127.5).round().clamp(0, 255)
+def to_images(images: Tensor) -> list[Image.Image]:
+    """[N, 3, H, W] in [-1, 1] (clamped) → N PIL images of W × H pixels."""
+    pixels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255)
     pixels = pixels.to("cpu", torch.uint8).permute(0, 2, 3, 1)  # [N, H, W, 3]
-    return [Image.fromarray(picture.numpy()) for picture in pixels]
+    return [Image.fromarray(image.numpy()) for image in pixels]
 
 
-def image_grid(pictures: Tensor, columns: int) -> Image.Image:
-    """[N, 3, H, W] in [-1, 1] → one image, row by row, `columns` wide; what is over is white.
+def image_grid(images: Tensor, columns: int) -> Image.Image:
+    """[N, 3, H, W] in [-1, 1] → one image, row by row, `columns` wide; spare cells are white.
 
     Raises:
-        ValueError: no picture, or less than one column.
+        ValueError: no image, or less than one column.
     """
-    n, _, height, width = pictures.shape
+    n, _, height, width = images.shape
     if n < 1 or columns < 1:
-        raise ValueError(f"A grid of {n} pictures in {columns} columns is none.")
+        raise ValueError(
+            f"A grid of {n} images in {columns} columns is empty; give 1 or more of both."
+        )
     rows = -(-n // columns)
-    filled = F.pad(pictures, (0, 0, 0, 0, 0, 0, 0, rows * columns - n), value=1.0)
+    filled = F.pad(images, (0, 0, 0, 0, 0, 0, 0, rows * columns - n), value=1.0)
     cells = filled.view(rows, columns, 3, height, width).permute(2, 0, 3, 1, 4)
     return to_images(cells.reshape(1, 3, rows * height, columns * width))[0]

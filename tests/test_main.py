@@ -197,7 +197,7 @@ def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
         (["adapt", "--target", "sketch", "--out", "."], "is a folder"),
         (["sample", "--domain", "none.safetensors"], "no domain file"),
         (["sample", "--psi", "nan"], "truncation"),
-        (["film", "--between", "1"], "1 frames between is none"),
+        (["film", "--between", "1"], "1 frames between them is empty"),
         (["domain", "none.safetensors"], "no domain file"),
         (["sample", "--batch", "0"], "batch is 0"),
         (["sample", "--columns", "0"], "0 columns"),

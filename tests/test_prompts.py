@@ -38,7 +38,7 @@ def test_nearly_parallel_prompts_are_named(models, one, other):
 
 
 def test_directions_of_the_examples_are_far_from_the_bounds(models):
-    """What NEARLY_SAME and WEAK are about: paraphrases on one side, all pairs of targets on the other."""
+    """NEARLY_SAME and WEAK: paraphrases on one side, all pairs of targets on the other."""
     targets = [entry["target"] for entry in examples("demo")]
     for one, other in itertools.combinations(["photo", *targets], 2):
         assert direction_length(models.clips, one, other, ("{}",)) > WEAK

@@ -121,5 +121,5 @@ def test_a_grid_reads_like_a_page():
 
 @pytest.mark.parametrize("count, columns", [(0, 2), (2, 0)])
 def test_an_impossible_grid_gets_a_sentence(count, columns):
-    with pytest.raises(ValueError, match="columns is none"):
+    with pytest.raises(ValueError, match="columns is empty"):
         image_grid(torch.zeros(count, 3, 2, 2), columns)

@@ -78,7 +78,7 @@ def _sentence(error: Exception, name: str, path: Path) -> str:
         return f"{name} could not be downloaded (status {status}): try again {when(error)}, {demo}."
     if of_transport(error):
         return (
-            f"{name} could not be downloaded ({first_line(error)}): check the connection and try again, "
-            f"which goes on where it was cut off, {demo}."
+            f"{name} could not be downloaded ({first_line(error)}): check the connection and try "
+            f"again, which goes on where it was cut off, {demo}."
         )
     return of_disk(error, name, path.parent)

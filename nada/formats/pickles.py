@@ -54,8 +54,8 @@ def reading_pickle(path: Path) -> Iterator[object]:
             raise PickleError(f"{path.name} {error}") from error
         except Exception as error:  # damaged instructions can raise anything
             raise PickleError(
-                f"{path.name} cannot be read as a PyTorch file ({first_line(error)}): it is cut off, "
-                "damaged or another kind of file; copy or download it again."
+                f"{path.name} cannot be read as a PyTorch file ({first_line(error)}): it is cut "
+                "off, damaged or another kind of file; copy or download it again."
             ) from error
         yield contents
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import op
 from nada.checkpoint import fingerprint
-from nada.delta import Delta, DeltaError, diff
+from nada.delta import Delta, check_base, diff
 from nada.facts import blend_facts, describe
 from nada.film import visits, write_mp4
 from nada.formats.messages import quote
@@ -233,11 +233,7 @@ class Service:
         return kept
 
     def _check_fits(self, delta: Domain) -> Domain:
-        if delta.base != self.own():
-            raise DeltaError(
-                f"This domain was made from another generator (fingerprint {delta.base[:12]}…, "
-                f"served is {self.own()[:12]}…); serve the generator it belongs to."
-            )
+        check_base(delta, self.own())
         return delta
 
     # What is drawn
@@ -273,7 +269,9 @@ class Service:
         psi = TRUNCATION.check("truncation", psi)
         recipe = self._chosen(owner, 1.0)
         between = 12 if self.device.models().generator.size <= 256 else 6
-        pictures = self.device.film(recipe, visits(wanted, strength), between=between, psi=psi)
+        pictures = self.device.film(
+            recipe, visits(wanted, strength), between=between, truncation_psi=psi
+        )
         path = Path(self.visitors.get(owner).folder.name) / "film.mp4"
         write_mp4(pictures, path)
         return path

@@ -66,7 +66,7 @@ class Session:
         number = secrets.token_hex(8)
         path = Path(self.folder.name) / number / file_name(title(delta.metadata))
         delta.save(path)
-        kept = Kept(number, path, delta.base, delta.metadata, faces)
+        kept = Kept(number, path, delta.base_fingerprint, delta.metadata, faces)
         with self._lock:
             self.kept[number] = kept
             sizes = [entry.path.stat().st_size for entry in self.kept.values()]
