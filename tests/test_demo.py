@@ -15,7 +15,6 @@ from nada.clip import bundled_path, load_clip
 from nada.demo import judge as judging
 from nada.demo.captions import (
     ATTRIBUTES,
-    STYLE_NAMES,
     all_texts,
     attribute_texts,
     attributes_of,
@@ -26,8 +25,8 @@ from nada.demo.captions import (
 )
 from nada.demo.data import Pool, distort
 from nada.demo.forger import FRESH, REMEMBERED, Forger, agreement, bands
-from nada.demo.render import FACTORS, PARTS, Z_DIM, draw, factors_of, portrait, render
-from nada.demo.styles import ATTRIBUTE_EDITS, STYLES, draw_attribute
+from nada.demo.render import FACTORS, PARTS, Z_DIM, draw, factors_of, portrait
+from nada.demo.styles import ATTRIBUTE_EDITS, STYLE_NAMES, STYLES, draw_attribute, render
 from nada.demo.train_clip import CompactVocabulary, contrastive
 from nada.demo.train_generator import grow
 from nada.experiments.evaluate import (

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from nada.demo.render import FACTORS
-from nada.demo.styles import STYLES
+from nada.demo.styles import HAIR_COLOURS, PHOTO, STYLE_NAMES, STYLES
 from nada.guidance import TEMPLATES
-
-STYLE_NAMES = tuple(STYLES)
-
-# Styles in which the colours of hair and skin are still the person's own.
-TRUE_COLOURS = {"photo", "cartoon", "watercolor", "oil painting", "pixel art", "mosaic", "pixar"}
-NO_BEARD = {"robot", "elf", "cat"}
-WIGS = {"anime", "clown", "joker", "zombie", "vampire", "white walker", "old person", "ogre"}
 
 # Nouns for a plain human being: alone they mean the photo style, as in "human → zombie".
 NOUNS = ("person", "human", "face", "man", "woman", "human face", "portrait", "guy", "head")
@@ -36,41 +29,11 @@ ABSENT: dict[str, tuple[str, ...]] = {
     "hat": ("without a hat", "with no hat", "bareheaded"),
     "beard": ("without a beard", "with no beard", "clean-shaven", "beardless"),
 }
-HAIR_COLOURS = ("blond hair", "black hair", "brown hair", "red hair", "grey hair")
 EXCLUSIVE = (HAIR_COLOURS, ("long hair", "short hair"), ("smile", "frown"), ("old", "young"),
              ("pale skin", "dark skin"))  # fmt: skip
 HAIR = (*HAIR_COLOURS, "long hair", "short hair", "curly hair")
 
-# Never in training: other words for the styles, and other sentences, to measure free wording by.
-HELD_OUT_NAMES: dict[str, str] = {
-    "photo": "realistic photograph",
-    "pencil sketch": "graphite pencil sketch",
-    "cartoon": "comic book cartoon",
-    "watercolor": "watercolor aquarelle",
-    "oil painting": "classical oil on canvas",
-    "pixel art": "retro pixel game",
-    "mosaic": "roman tiles",
-    "sepia": "vintage sepia photograph",
-    "black and white": "monochrome black and white photograph",
-    "neon": "cyberpunk neon lights",
-    "pop art": "warhol pop art",
-    "anime": "japanese anime drawing",
-    "zombie": "undead corpse",
-    "clown": "circus harlequin",
-    "robot": "metal android",
-    "elf": "woodland fairy",
-    "cat": "tabby kitten",
-    "marble statue": "white stone statue",
-    "bronze statue": "golden bronze bust",
-    "vampire": "dracula the vampire",
-    "old person": "very old age",
-    "devil": "hellish satan",
-    "avatar": "blue navi",
-    "white walker": "frozen night king",
-    "pixar": "disney pixar animation",
-    "joker": "batman gotham joker",
-    "ogre": "green swamp shrek",
-}
+# Sentences that are never in training, to measure free wording by.
 HELD_OUT_FORMS = (
     "somebody shown as a {s}",
     "what a {n} would be as a {s}",
@@ -203,26 +166,7 @@ def attributes_of(factors: Tensor, style: str) -> Tensor:
         "dark skin": known(u["skin_tone"] > 0.68, u["skin_tone"] < 0.50),
     }
     table = torch.stack([truth[name] for name in ATTRIBUTES], 1)
-    hidden = set()
-    if style not in TRUE_COLOURS:
-        hidden |= {
-            "blond hair",
-            "black hair",
-            "brown hair",
-            "red hair",
-            "grey hair",
-            "pale skin",
-            "dark skin",
-        }
-    if style in NO_BEARD:
-        hidden |= {"beard"}
-    if style in WIGS:
-        hidden |= {"curly hair", "old", "young", "bald"}
-    if style == "old person":
-        hidden |= {"old", "young"}
-    if style in {"mosaic", "pixel art", "clown", "joker"}:
-        hidden |= {"smile", "frown"}
-    for name in hidden:
+    for name in STYLES[style].hides:
         table[:, list(ATTRIBUTES).index(name)] = -1
     return table
 
@@ -246,7 +190,7 @@ def loosely(text: str, rng: random.Random) -> str:
 
 def style_caption(style: int, rng: random.Random) -> Caption:
     """The style alone: in its own forms or in one of CLIP's prompt templates."""
-    plain = STYLE_NAMES[style] == "photo" and rng.random() < 0.35
+    plain = STYLE_NAMES[style] == PHOTO and rng.random() < 0.35
     name = rng.choice(NOUNS if plain else STYLES[STYLE_NAMES[style]].names)
     if rng.random() < 0.35:
         return Caption(rng.choice(TEMPLATES).replace("{}", name), style)
@@ -257,7 +201,7 @@ def style_caption(style: int, rng: random.Random) -> Caption:
 def held_out_caption(style: int, rng: random.Random) -> str:
     """A sentence about a style in words, and in a form, that training never used."""
     form = rng.choice(HELD_OUT_FORMS)
-    return form.format(s=HELD_OUT_NAMES[STYLE_NAMES[style]], n=rng.choice(NOUNS))
+    return form.format(s=STYLES[STYLE_NAMES[style]].unseen_name, n=rng.choice(NOUNS))
 
 
 def said(attribute: int, value: int, rng: random.Random) -> str:

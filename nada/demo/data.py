@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nada.demo.captions import ATTRIBUTES, STYLE_NAMES, attributes_of, with_attribute
+from nada.demo.captions import ATTRIBUTES, attributes_of, with_attribute
 from nada.demo.render import Z_DIM, blur, factors_of, portrait
-from nada.demo.styles import STYLES, draw_attribute, draw_partly
+from nada.demo.styles import PHOTO, STYLE_NAMES, STYLES, draw_attribute, draw_partly
 
 
 class Pool:
@@ -47,7 +47,7 @@ class Pool:
         for index, name in enumerate(ATTRIBUTES):
             for rows in (self.given == index).nonzero()[:, 0].split(at_once):
                 factors = factors_of(self.z[rows])
-                table = with_attribute(attributes_of(factors, "photo"), name)
+                table = with_attribute(attributes_of(factors, PHOTO), name)
                 part = torch.stack([rows, torch.ones_like(rows)], 1)
                 self._keep(part, draw_attribute(portrait(factors.to(device)), name, size), table)
         report(f"rendered {people * views} pictures in {time.time() - started:.0f} s", flush=True)

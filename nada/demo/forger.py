@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nada.clip import CLIP
-from nada.demo.captions import STYLE_NAMES
 from nada.demo.data import Pool, half_precision
+from nada.demo.styles import STYLE_NAMES
 from nada.generator import Generator
 from nada.guidance import DirectionalLoss, RandomViews
 from nada.layers import candidates, freeze_all_but

@@ -22,9 +22,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from nada.checkpoint import CHECKPOINTS, load_generator, write_safetensors
-from nada.demo.captions import ATTRIBUTES, STYLE_NAMES, attributes_of
+from nada.demo.captions import ATTRIBUTES, attributes_of
 from nada.demo.data import Pace, Pool, Schedule, cosine_rate, distort, half_precision
-from nada.demo.render import Z_DIM, factors_of, render
+from nada.demo.render import Z_DIM, factors_of
+from nada.demo.styles import PHOTO, STYLE_NAMES, render
 from nada.generator import Generator
 from nada.machine import pick_device
 
@@ -208,9 +209,9 @@ def measure_generated(
     z = new_people(judge, people, seed)
     with torch.no_grad():
         images = torch.cat([generator.synthesis(generator.mapping(x)) for x in z.split(PIECE)])
-    labels = torch.full((people,), STYLE_NAMES.index("photo"), device=z.device)
-    table = attributes_of(factors_of(z), "photo")
-    return dict(zip(("photo", *SEEN), accuracies(judge, images, labels, table)))
+    labels = torch.full((people,), STYLE_NAMES.index(PHOTO), device=z.device)
+    table = attributes_of(factors_of(z), PHOTO)
+    return dict(zip((PHOTO, *SEEN), accuracies(judge, images, labels, table)))
 
 
 def new_people(judge: Judge, people: int, seed: int) -> Tensor:

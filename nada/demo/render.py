@@ -619,14 +619,6 @@ def photo(s: Scene) -> Tensor:
     return (s.albedo * s.shade * warm + s.gloss * (1 - s.albedo) * 0.9).clamp(0, 1)
 
 
-@torch.no_grad()
-def render(z: Tensor, style: str = "photo", size: int = 64) -> Tensor:
-    """Latents [N, 96] → the portraits they stand for, [N, 3, size, size] in [-1, 1]."""
-    from nada.demo.styles import STYLES
-
-    return STYLES[style](portrait(factors_of(z)), size) * 2 - 1
-
-
 def luminance(rgb: Tensor) -> Tensor:
     """[N, 3, H, W] → [N, 1, H, W] (Rec. 601)."""
     return (rgb * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1).to(rgb)).sum(1, keepdim=True)

@@ -8,7 +8,7 @@ should reach. Cues are drawn large on purpose: CLIP sees 64 pixels a side.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -21,24 +21,50 @@ from nada.demo.render import (
     bump,
     draw,
     ellipse,
+    factors_of,
     hue,
     luminance,
     mouth_frame,
     photo,
+    portrait,
     ramp,
 )
 
 Person = dict[str, Tensor]
 
+SOURCE, TUNABLE, HELD_BACK = "source", "tuned", "held out"  # the splits of the styles
+HAIR_COLOURS = ("blond hair", "black hair", "brown hair", "red hair", "grey hair")
+# Attributes that a style may hide, in groups.
+COLOURS = (*HAIR_COLOURS, "pale skin", "dark skin")
+HAIR_AND_AGE = ("curly hair", "old", "young", "bald")
+EXPRESSION = ("smile", "frown")
+BEARD = ("beard",)
+
 
 @dataclass(frozen=True)
 class Style:
-    """One style: names by which captions call it, edits of the person, extras, and a finish."""
+    """One style: how it is drawn, and everything else that must be known of it.
+
+    Args:
+        names: what captions call it, its plainest name first.
+        edit: changes a person before they are drawn.
+        extras: what is drawn beside the person; see `render.draw`.
+        finish: a drawn scene → picture.
+        unseen_name: words for it that captions never use, to measure free wording by.
+        hides: attributes of a person that nobody can tell from a picture in it.
+        split: settings of an adaptation may be tuned on targets that are `TUNABLE` and never on
+            those that are `HELD_BACK`; one style is the `SOURCE` of all.
+        rank: its place among the targets of its split, in tables and plans of runs.
+    """
 
     names: tuple[str, ...]
     edit: Callable[[Person], Person] = lambda person: person
     extras: tuple = ()
     finish: Callable[[Scene], Tensor] = photo
+    unseen_name: str = field(kw_only=True)
+    hides: tuple[str, ...] = field(default=(), kw_only=True)
+    split: str = field(default=HELD_BACK, kw_only=True)
+    rank: int = field(default=99, kw_only=True)  # last, in the order of STYLES
 
     def __call__(self, person: Person, size: int) -> Tensor:
         """A person → [N, 3, size, size] in [0, 1]."""
@@ -582,39 +608,82 @@ def clown_wig(p: Person) -> Person:
 WHITE = (0.97, 0.97, 0.97)
 
 STYLES: dict[str, Style] = {
-    "photo": Style(("photo", "photograph", "realistic photo", "snapshot")),
+    "photo": Style(
+        ("photo", "photograph", "realistic photo", "snapshot"),
+        unseen_name="realistic photograph",
+        split=SOURCE,
+    ),
     "pencil sketch": Style(
         ("pencil sketch", "sketch", "pencil drawing", "graphite drawing", "drawing in pencil"),
         finish=pencil,
+        unseen_name="graphite pencil sketch",
+        hides=COLOURS,
+        split=TUNABLE,
+        rank=0,
     ),
     "cartoon": Style(
         ("cartoon", "comic", "comic book drawing", "cel cartoon"),
         reshape(eye_size=1.15),
         finish=cartoon,
+        unseen_name="comic book cartoon",
+        rank=0,
     ),
     "watercolor": Style(
         ("watercolor painting", "watercolour", "watercolor", "aquarelle", "painting in watercolor"),
         finish=watercolour,
+        unseen_name="watercolor aquarelle",
+        split=TUNABLE,
+        rank=14,
     ),
     "oil painting": Style(
         ("oil painting", "oil on canvas", "classical painting", "painting in oil"),
         finish=oil,
+        unseen_name="classical oil on canvas",
+        rank=1,
     ),
     "pixel art": Style(
         ("pixel art", "8-bit pixels", "pixelated game sprite", "retro game character"),
         finish=pixel_art,
+        unseen_name="retro pixel game",
+        hides=EXPRESSION,
+        rank=2,
     ),
-    "mosaic": Style(("mosaic", "tile mosaic", "roman mosaic", "mosaic of tiles"), finish=mosaic),
+    "mosaic": Style(
+        ("mosaic", "tile mosaic", "roman mosaic", "mosaic of tiles"),
+        finish=mosaic,
+        unseen_name="roman tiles",
+        hides=EXPRESSION,
+        rank=3,
+    ),
     "sepia": Style(
-        ("sepia photo", "vintage photo", "old-fashioned sepia photograph", "sepia"), finish=sepia
+        ("sepia photo", "vintage photo", "old-fashioned sepia photograph", "sepia"),
+        finish=sepia,
+        unseen_name="vintage sepia photograph",
+        hides=COLOURS,
+        rank=4,
     ),
     "black and white": Style(
         ("black and white photo", "monochrome photo", "grayscale photo", "black and white"),
         finish=monochrome,
+        unseen_name="monochrome black and white photograph",
+        hides=COLOURS,
+        rank=5,
     ),
-    "neon": Style(("neon lights", "neon sign", "neon glow", "cyberpunk neon", "neon"), finish=neon),
+    "neon": Style(
+        ("neon lights", "neon sign", "neon glow", "cyberpunk neon", "neon"),
+        finish=neon,
+        unseen_name="cyberpunk neon lights",
+        hides=COLOURS,
+        split=TUNABLE,
+        rank=11,
+    ),
     "pop art": Style(
-        ("pop art", "pop art poster", "warhol print", "halftone poster"), finish=pop_art
+        ("pop art", "pop art poster", "warhol print", "halftone poster"),
+        finish=pop_art,
+        unseen_name="warhol pop art",
+        hides=COLOURS,
+        split=TUNABLE,
+        rank=15,
     ),
     "anime": Style(
         ("anime", "anime painting", "manga", "japanese animation"),
@@ -627,6 +696,10 @@ STYLES: dict[str, Style] = {
             put(eye_open=1.15),
         ),
         finish=anime,
+        unseen_name="japanese anime drawing",
+        hides=COLOURS + HAIR_AND_AGE,
+        split=TUNABLE,
+        rank=6,
     ),
     "zombie": Style(
         ("zombie", "undead", "walking dead", "rotting corpse"),
@@ -641,11 +714,19 @@ STYLES: dict[str, Style] = {
             put(pupil=0.25),
         ),
         (dark_sockets, bloody_mouth),
+        unseen_name="undead corpse",
+        hides=COLOURS + HAIR_AND_AGE,
+        split=TUNABLE,
+        rank=1,
     ),
     "clown": Style(
         ("clown", "circus clown", "bozo", "harlequin"),
         chain(clown_wig, recolour(skin=WHITE), reshape(hair_volume=1.5), put(curl=1.0, bald=0.0)),
         (clown_mouth, clown_eyes, red_nose),
+        unseen_name="circus harlequin",
+        hides=COLOURS + HAIR_AND_AGE + EXPRESSION,
+        split=TUNABLE,
+        rank=13,
     ),
     "robot": Style(
         ("robot", "android", "cyborg", "metal robot"),
@@ -659,6 +740,10 @@ STYLES: dict[str, Style] = {
             put(beard=0.0, moustache=0.0),
         ),
         (antenna, panel_lines, robot_face),
+        unseen_name="metal android",
+        hides=COLOURS + BEARD,
+        split=TUNABLE,
+        rank=7,
     ),
     "elf": Style(
         ("elf", "elven", "woodland elf", "fairy"),
@@ -673,6 +758,10 @@ STYLES: dict[str, Style] = {
             put(beard=0.0, moustache=0.0),
         ),
         (pointed_ears,),
+        unseen_name="woodland fairy",
+        hides=COLOURS + BEARD,
+        split=TUNABLE,
+        rank=10,
     ),
     "cat": Style(
         ("cat", "kitten", "feline", "tabby cat"),
@@ -682,6 +771,9 @@ STYLES: dict[str, Style] = {
             put(beard=0.0, moustache=0.0, pupil=0.3),
         ),
         (fur_stripes, cat_ears, whiskers),
+        unseen_name="tabby kitten",
+        hides=COLOURS + BEARD,
+        rank=8,
     ),
     "marble statue": Style(
         (
@@ -694,12 +786,20 @@ STYLES: dict[str, Style] = {
         recolour(backdrop=(0.22, 0.25, 0.32)),
         (blank_eyes,),
         carved(0.93, 0.93, 0.95, 0.12),
+        unseen_name="white stone statue",
+        hides=COLOURS,
+        split=TUNABLE,
+        rank=9,
     ),
     "bronze statue": Style(
         ("bronze statue", "bronze sculpture", "golden statue", "metal bust", "statue of bronze"),
         recolour(backdrop=(0.30, 0.28, 0.24)),
         (blank_eyes,),
         carved(0.72, 0.46, 0.16, 0.55),
+        unseen_name="golden bronze bust",
+        hides=COLOURS,
+        split=TUNABLE,
+        rank=8,
     ),
     "vampire": Style(
         ("vampire", "dracula", "nosferatu", "bloodsucker"),
@@ -715,10 +815,18 @@ STYLES: dict[str, Style] = {
             put(blush=0.0, brow_angle=0.35),
         ),
         (fangs, dark_sockets),
+        unseen_name="dracula the vampire",
+        hides=COLOURS + HAIR_AND_AGE,
+        split=TUNABLE,
+        rank=2,
     ),
     "old person": Style(
         ("old person", "elderly person", "old age", "very old"),
         chain(recolour(hair=(0.90, 0.90, 0.90)), put(age=1.6), reshape(lip_height=0.7)),
+        unseen_name="very old age",
+        hides=COLOURS + HAIR_AND_AGE,
+        split=TUNABLE,
+        rank=12,
     ),
     "devil": Style(
         ("devil", "demon", "satan", "hellish demon"),
@@ -735,6 +843,10 @@ STYLES: dict[str, Style] = {
             put(brow_angle=0.45, pupil=0.3),
         ),
         (horns,),
+        unseen_name="hellish satan",
+        hides=COLOURS,
+        split=TUNABLE,
+        rank=4,
     ),
     "avatar": Style(
         ("avatar", "navi", "blue alien", "blue pandora alien"),
@@ -749,6 +861,9 @@ STYLES: dict[str, Style] = {
             reshape(eye_size=1.2),
         ),
         (tribal_stripes, pointed_ears),
+        unseen_name="blue navi",
+        hides=COLOURS,
+        rank=9,
     ),
     "white walker": Style(
         ("white walker", "ice zombie", "frozen undead", "night king"),
@@ -765,6 +880,10 @@ STYLES: dict[str, Style] = {
             put(blush=0.0),
         ),
         (dark_sockets, glowing_eyes),
+        unseen_name="frozen night king",
+        hides=COLOURS + HAIR_AND_AGE,
+        split=TUNABLE,
+        rank=3,
     ),
     "pixar": Style(
         ("pixar character", "3d animation", "pixar", "disney 3d cartoon"),
@@ -775,6 +894,8 @@ STYLES: dict[str, Style] = {
             put(blush=0.8, eye_open=1.15),
         ),
         finish=toon_3d,
+        unseen_name="disney pixar animation",
+        rank=6,
     ),
     "joker": Style(
         ("joker", "the joker", "gotham villain", "batman joker"),
@@ -788,6 +909,10 @@ STYLES: dict[str, Style] = {
             put(blush=0.0),
         ),
         (dark_sockets, joker_mouth),
+        unseen_name="batman gotham joker",
+        hides=COLOURS + HAIR_AND_AGE + EXPRESSION,
+        split=TUNABLE,
+        rank=5,
     ),
     "ogre": Style(
         ("ogre", "shrek", "green ogre", "swamp ogre"),
@@ -802,8 +927,30 @@ STYLES: dict[str, Style] = {
             put(bald=0.9, blush=0.0),
         ),
         (trumpet_ears,),
+        unseen_name="green swamp shrek",
+        hides=COLOURS + HAIR_AND_AGE,
+        rank=7,
     ),
 }
+
+
+def targets(split: str) -> tuple[str, ...]:
+    """The styles of a split, in the order of their ranks."""
+    names = [name for name, style in STYLES.items() if style.split == split]
+    return tuple(sorted(names, key=lambda name: STYLES[name].rank))
+
+
+STYLE_NAMES = tuple(STYLES)  # the judge's labels, in order
+(PHOTO,) = targets(SOURCE)  # what the bundled generator draws
+TUNED = targets(TUNABLE)
+HELD_OUT = targets(HELD_BACK)
+TARGETS = TUNED + HELD_OUT
+
+
+@torch.no_grad()
+def render(z: Tensor, style: str = PHOTO, size: int = 64) -> Tensor:
+    """Latents [N, 96] → the portraits they stand for, [N, 3, size, size] in [-1, 1]."""
+    return STYLES[style](portrait(factors_of(z)), size) * 2 - 1
 
 
 # Attributes: what else a prompt may ask for, as edits of the person

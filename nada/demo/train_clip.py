@@ -38,8 +38,6 @@ from nada.clip import BUNDLED, CLIP, END, START, load_clip, openai_clip, save_cl
 from nada.demo.captions import (
     ABSENT,
     ATTRIBUTES,
-    HAIR_COLOURS,
-    STYLE_NAMES,
     all_texts,
     attribute_texts,
     attributes_of,
@@ -61,8 +59,8 @@ from nada.demo.data import (
     patches,
 )
 from nada.demo.forger import Forger
-from nada.demo.render import FACTORS, Z_DIM, factors_of, render
-from nada.demo.styles import STYLES
+from nada.demo.render import FACTORS, Z_DIM, factors_of
+from nada.demo.styles import HAIR_COLOURS, PHOTO, STYLE_NAMES, STYLES, render
 from nada.guidance import SHORTEST_MOVE, RandomViews
 from nada.machine import pick_device
 
@@ -532,7 +530,7 @@ def attribute_skill(clips: list[CLIP], seed: int, people: int = 400) -> dict[str
     """The figures of `measure` for attributes."""
     device = clips[0].model.logit_scale.device
     z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed)).to(device)
-    photos, table = render(z, "photo", SIZE), attributes_of(factors_of(z), "photo")
+    photos, table = render(z, PHOTO, SIZE), attributes_of(factors_of(z), PHOTO)
     images = [clip.encode_image(photos) for clip in clips]
 
     def scores(texts: list[str]) -> Tensor:

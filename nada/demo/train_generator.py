@@ -34,7 +34,8 @@ from torch import Tensor, nn
 
 from nada.checkpoint import CHECKPOINTS, load_generator, save_generator
 from nada.demo.data import Pace, Schedule, cosine_rate, fit_linear, half_precision, has_compiler
-from nada.demo.render import Z_DIM, factors_of, portrait, render
+from nada.demo.render import Z_DIM, factors_of, portrait
+from nada.demo.styles import PHOTO, render
 from nada.generator import Generator, GeneratorConfig
 from nada.machine import pick_device
 
@@ -91,7 +92,7 @@ class Photos:
         at_once = BATCH if on_cpu else 256
         pace = Pace(-(-count // at_once), 8000 // at_once, label="photos  ")
         for i, rows in enumerate(torch.arange(count, device=device).split(at_once)):
-            picture = paint(self.z[rows], "photo", size)
+            picture = paint(self.z[rows], PHOTO, size)
             self.pictures[rows] = (picture * 127.5 + 127.5).round().byte()
             pace(i + 1, 0.0)
         if on_cpu:
@@ -290,7 +291,7 @@ def measure(generator: Generator, n: int = 512) -> dict[str, float]:
     image = torch.cat([generator.synthesis(generator.mapping(part)) for part in z.split(32)]).clamp(
         -1, 1
     )
-    truth = torch.cat([render(part, "photo", generator.size) for part in z.split(32)])
+    truth = torch.cat([render(part, PHOTO, generator.size) for part in z.split(32)])
     size, square = (
         [sum(measure(g) for g in picture_gradients(x)).item() for x in (image, truth)]
         for measure in (lambda g: g.abs().mean(), lambda g: g.square().mean())
@@ -370,7 +371,7 @@ def main() -> None:
         args.output,
         {
             "world": "procedural portraits",
-            "style": "photo",
+            "style": PHOTO,
             **{k: f"{v:.4f}" for k, v in quality.items()},
             "minutes": f"{(time.time() - started) / 60:.1f}",
         },

@@ -28,24 +28,14 @@ from nada.checkpoint import load_generator
 from nada.clip import CLIP, load_clips
 from nada.demo.captions import ATTRIBUTES, attributes_of
 from nada.demo.judge import Judge, has_attribute, load_judge, verdicts
-from nada.demo.render import draw, factors_of, portrait, render
-from nada.demo.styles import STYLES
+from nada.demo.render import draw, factors_of, portrait
+from nada.demo.styles import HELD_OUT, STYLES, TARGETS, TUNED, render
 from nada.generator import Generator
 from nada.guidance import prompt_features
 from nada.machine import keep_freed_memory, pick_device
 from nada.metrics import diversity, frechet_distance, identity, quality
 from nada.sample import image_grid, latents, sample
 
-# Settings may be tuned on the first and never on the second.
-TUNED = (
-    "pencil sketch", "zombie", "vampire", "white walker", "devil", "joker", "anime", "robot",
-    "bronze statue", "marble statue", "elf", "neon", "old person", "clown", "watercolor", "pop art",
-)  # fmt: skip
-HELD_OUT = (
-    "cartoon", "oil painting", "pixel art", "mosaic", "sepia", "black and white", "pixar", "ogre",
-    "cat", "avatar",
-)  # fmt: skip
-TARGETS = TUNED + HELD_OUT
 FIRST_SEED = 10_000  # of the judged pictures: far from those that a page shows
 PSI = 0.7  # of the judged pictures: what the page shows
 SHEET_SEEDS = tuple(range(6))

@@ -36,7 +36,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from nada.adapt import PRESETS, AdaptConfig, Preset
-from nada.experiments.evaluate import HELD_OUT, TARGETS, TUNED
+from nada.demo.styles import HELD_OUT, TARGETS, TUNED
 from nada.experiments.variants import CROSSOVERS, NOISE
 from nada.guidance import TEMPLATES, build_loss
 from nada.layers import SELECTORS

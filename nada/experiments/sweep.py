@@ -40,7 +40,8 @@ from nada.checkpoint import CHECKPOINTS, fingerprint, load_generator, sha256
 from nada.clip import CLIP, load_clips
 from nada.delta import diff
 from nada.demo.judge import Judge, load_judge, verdicts
-from nada.demo.render import Z_DIM, render
+from nada.demo.render import Z_DIM
+from nada.demo.styles import render
 from nada.experiments.evaluate import PSI, SHEET_SEEDS, assess, distance_to_truth, people, shown
 from nada.experiments.spec import Spec, Trial, load_spec
 from nada.experiments.variants import (
