@@ -1,11 +1,14 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share: models, servers, a browser."""
 
 import os
 
 import pytest
 import torch
 
+from nada.serve.jobs import ServedModels
+from tests.api import connect
 from tests.helpers import make_clip, tiny_generator
+from tests.page import WIDTHS, Visits, chromium
 from tests.served import serve
 
 # the same operations on every machine; tests/test_op*.py go through all of them
@@ -16,6 +19,9 @@ os.environ.setdefault("NADA_OP", "reference")
 def _fixed_seed():
     """Every test draws the same numbers, alone and in any order."""
     torch.manual_seed(0)
+
+
+# Models
 
 
 @pytest.fixture
@@ -36,8 +42,49 @@ def clip_tiny():
     return make_clip("tiny", 16, 16, 1, 64, 8, 24, 49408, 64, 1, 1)
 
 
+@pytest.fixture
+def models(generator, clip_tiny):
+    """What a server trains with."""
+    return ServedModels(generator, [clip_tiny])
+
+
+# Servers
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory, clip_tiny):
     """The app in a process of its own, with tiny models that adapt in moments."""
     with serve(tmp_path_factory.mktemp("served"), clip_tiny) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    """A visitor of `server` by its API."""
+    visitor = connect(server)
+    yield visitor
+    visitor.close()
+
+
+# The page
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser, server):
+    """Open the page; at the end, fail on any request to elsewhere, page error, failed request."""
+    visits = Visits(browser, server)
+    yield visits
+    visits.close()
+    assert visits.wrong == []
+
+
+@pytest.fixture(params=WIDTHS.values(), ids=WIDTHS)
+def page(visit, request):
+    """The open page, at the width of a desk and of a phone."""
+    return visit(request.param)

@@ -1,5 +1,6 @@
 """Weights that anyone can rebuild, tiny models, and the numbers of the reference programs."""
 
+import copy
 import zlib
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def fill_generator(generator: Generator) -> Generator:
 def tiny_generator(config: GeneratorConfig = TINY) -> Generator:
     """A generator of a few thousand weights, as a loader returns one."""
     return fill_generator(Generator(config)).eval().requires_grad_(False)
+
+
+def adapted(base: Generator, name: str, layers: tuple[str, ...]) -> Generator:
+    """A copy whose weights under these names differ, by amounts that depend on `name` alone."""
+    other = copy.deepcopy(base)
+    for key, value in other.state_dict().items():
+        if key.startswith(layers):
+            value += 0.3 * randn(f"{name}/{key}", value.shape)
+    return other
 
 
 def golden(file: str) -> dict[str, torch.Tensor]:

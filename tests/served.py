@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -30,6 +31,10 @@ class Server:
         """MB of memory in use."""
         pid = str(self.process.pid)
         return int(subprocess.check_output(["ps", "-o", "rss=", "-p", pid]).strip()) / 1024
+
+    def errors(self) -> list[str]:
+        """Errors that nobody foresaw: the last lines of the tracebacks in the log."""
+        return re.findall(r"^\w*(?:Error|Exception).*", self.log.read_text(), re.MULTILINE)
 
     def answers(self) -> bool:
         try:
@@ -71,6 +76,7 @@ def serve_app(
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
         yield server
+        assert server.errors() == []
     finally:
         process.terminate()
         process.wait(20)

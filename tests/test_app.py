@@ -11,10 +11,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from PIL import Image
 
 import app
@@ -24,44 +23,8 @@ from nada.layers import SELECTORS
 from nada.sample import sample
 from nada.serve.api import Api
 from nada.serve.view import draw
+from tests.api import LONG, QUICK, adapt, answered, call, connect, same, started, wait_for
 from tests.served import serve
-
-QUICK = {"source": "photo", "target": "pencil sketch", "steps": 4, "k": 2, "batch": 2}
-LONG = {**QUICK, "steps": 2000, "batch": 16, "k": 0}
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    visitor = connect(server)
-    yield visitor
-    visitor.close()
-
-
-def connect(server) -> Client:
-    return Client(server.url, verbose=False, httpx_kwargs={"timeout": 60})
-
-
-def adapt(client, **settings):
-    return client.predict(**{**QUICK, **settings}, api_name="/adapt")
-
-
-def wait_for(condition, seconds=60):
-    """The first true value of a condition; fails when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-    return value
-
-
-def started(job):
-    """Wait until a job has done a step; the status then."""
-
-    def running():
-        assert not job.done(), job.result()
-        return next((o[1] for o in reversed(job.outputs()) if o[1]["step"]), None)
-
-    return wait_for(running)
 
 
 def test_the_names_that_scripts_rely_on(client):
@@ -168,12 +131,6 @@ def test_samples_are_the_librarys(client, server, tmp_path):
         expected = draw(sample(generator, [3, 7, 8, 9], 0.6), 4)
         assert same(Image.open(picture), expected)
     assert not same(Image.open(picture), draw(sample(base, [3, 7, 8, 9], 0.6), 4))
-
-
-def same(one: Image.Image, other: Image.Image) -> bool:
-    """Whether two pictures differ by rounding at most."""
-    difference = np.asarray(one.convert("RGB"), float) - np.asarray(other, float)
-    return np.abs(difference).max() <= 2
 
 
 def test_info_tells_what_runs(client):
@@ -322,22 +279,6 @@ def test_files_of_the_server_are_out_of_reach(client, server):
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(f"{server.url}/gradio_api/file={server.log}")
     assert "event: error" in call(server, "sample", {"seeds": "1", "domain_file": told})
-
-
-def call(server, name, arguments):
-    """The raw answer of an endpoint, without a client that would check arguments first."""
-    body = json.dumps(arguments).encode()
-    address = f"{server.url}/gradio_api/call/v2/{name}"
-    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-    return answered(server, name, request)
-
-
-def answered(server, name, request):
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        event = json.load(reply)["event_id"]
-    address = f"{server.url}/gradio_api/call/{name}/{event}"
-    with urllib.request.urlopen(address, timeout=60) as reply:
-        return reply.read().decode()
 
 
 VALUES = (None, "\x00", "x" * 20_000, -1, 1e308, [["a"]], {}, {"path": 7},
@@ -531,9 +472,3 @@ def count(server) -> int:
     """How many visitors a server remembers; who asks for this is none."""
     answer = call(server, "info", {})
     return json.loads(answer.strip().splitlines()[-1].removeprefix("data: "))[0]["visitors"]
-
-
-def test_the_log_has_no_trace_of_an_error(server):
-    """Last of this file: all of the above, and nothing that nobody foresaw."""
-    traces = re.findall(r"^\w*(?:Error|Exception).*", server.log.read_text(), re.MULTILINE)
-    assert traces == []

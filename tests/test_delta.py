@@ -13,15 +13,7 @@ from safetensors.torch import load_file, save_file
 from nada.checkpoint import fingerprint, sha256, write_safetensors
 from nada.delta import FORMAT, Delta, DeltaError, blend, diff
 from nada.generator import GeneratorConfig
-from tests.helpers import randn, tiny_generator
-
-
-def adapted(base, name: str, layers: tuple[str, ...]):
-    other = copy.deepcopy(base)
-    for key, value in other.state_dict().items():
-        if key.startswith(layers):
-            value += 0.3 * randn(f"{name}/{key}", value.shape)
-    return other
+from tests.helpers import adapted, tiny_generator
 
 
 @pytest.fixture

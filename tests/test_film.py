@@ -8,7 +8,7 @@ import torch
 from nada.delta import blend, diff
 from nada.film import FPS, Key, frames, visits, write_mp4
 from nada.sample import sample, to_images
-from tests.test_delta import adapted
+from tests.helpers import adapted
 
 
 @pytest.fixture

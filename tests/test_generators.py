@@ -19,18 +19,8 @@ from nada.serve.view import loading, refusal
 from nada.serve.worker import Download, Options, choose_options, gpu_of
 from tests.helpers import tiny_generator
 from tests.hub_server import Repo, running_hub, status
+from tests.page import WIDTHS, adapt, button, field, fits, picture, unfold
 from tests.served import ROOT, serve, serve_app
-from tests.test_page import (  # noqa: F401
-    WIDTHS,
-    adapt,
-    browser,
-    button,
-    field,
-    fits,
-    picture,
-    unfold,
-    visit,
-)
 
 LARGER = GeneratorConfig(size=32, w_dim=16, z_dim=16, mapping_layers=2, channels=(12, 8, 6, 6))
 FILE = CATALOGUE["ffhq"].places[0]
@@ -165,7 +155,7 @@ def pick(page, title: str):
     page.keyboard.press("Space")
 
 
-def test_a_generator_is_chosen_in_the_page(visit, places, server, tmp_path):  # noqa: F811
+def test_a_generator_is_chosen_in_the_page(visit, places, server, tmp_path):
     page = visit()
     given, ffhq, demo = "generator.safetensors", CATALOGUE["ffhq"].title, CATALOGUE["demo"].title
     expect(page.locator("#generator input")).to_have_count(3)
@@ -230,7 +220,7 @@ def test_a_generator_is_chosen_in_the_page(visit, places, server, tmp_path):  # 
 
 
 @pytest.mark.parametrize("asked, told", [("auto", 1), ("demo", 0)])
-def test_the_page_says_why_it_has_the_generator(browser, tmp_path, asked, told):  # noqa: F811
+def test_the_page_says_why_it_has_the_generator(browser, tmp_path, asked, told):
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     with serve_app(tmp_path, "--generator", asked, environment=environment) as running:
         page = browser.new_page()

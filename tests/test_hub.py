@@ -6,12 +6,8 @@ A process of its own downloads, with HF_ENDPOINT and HF_HOME in its environment 
 
 import hashlib
 import itertools
-import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +15,7 @@ import torch
 
 from nada.checkpoint import save_generator
 from tests.helpers import make_clip, tiny_generator
+from tests.hub_client import Worker
 from tests.hub_server import (
     COMMIT,
     Repo,
@@ -32,58 +29,6 @@ from tests.hub_server import (
 )
 
 FILE = "generator.safetensors"
-ROOT = Path(__file__).resolve().parent.parent
-
-
-class Worker:
-    """The downloading process; `call` gives its answer as a dict."""
-
-    def __init__(self, home: Path, endpoint: str):
-        self.cache = home / "hub"
-        environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
-        environment |= {
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(home),
-            "HF_TOKEN": "hf_token_of_the_tests",
-            "HOME": str(home),
-            "OMP_NUM_THREADS": "1",
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.hub_worker"],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(home / "stderr").open("w"),
-            text=True,
-        )
-
-    def call(self, function: str, **arguments) -> dict:
-        self.process.stdin.write(json.dumps({"call": function, **arguments}) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        assert arguments.get("cancel") or "crash" not in answer, answer.get("crash")
-        return answer
-
-    def sentence(self, function: str, **arguments) -> str:
-        """The one sentence that a call ends in."""
-        answer = self.call(function, **arguments)
-        error = answer.get("error", "")
-        assert error.endswith(".") and "\n" not in error and len(error) < 400, answer
-        return error
-
-    def sound(self) -> bool:
-        """Whether all in the cache is whole: contents by their checksums, and nothing half."""
-        blobs = [p for p in self.cache.glob("*/blobs/*") if p.is_file()]
-        names = {"sha256": 64, "sha1": 40}
-        for blob in blobs:
-            data = blob.read_bytes()
-            git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            if blob.name not in (hashlib.sha256(data).hexdigest(), git):
-                return False
-            assert len(blob.name) in names.values()
-        links = [p for p in self.cache.glob("*/snapshots/*/*") if not p.exists()]
-        return not links
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +39,8 @@ def hub():
 
 @pytest.fixture(scope="module")
 def worker(hub, tmp_path_factory):
-    worker = Worker(tmp_path_factory.mktemp("home"), hub.url)
-    yield worker
-    worker.process.stdin.close()
-    assert worker.process.wait(60) == 0
+    with Worker(tmp_path_factory.mktemp("home"), hub.url) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -506,15 +449,28 @@ def test_clip_on_a_full_disk(worker, clip_file):
     assert worker.call("load_clip", name="ViT-T")["resolution"] == 32
 
 
-# Last, for it ends the server
+# A Hub that has gone
 
 
-def test_when_nothing_answers_the_cache_serves(hub, worker, repo, contents, clip_file):
-    worker.call("locate", source=repo.source)
-    hub.stop()
-    assert right(worker.call("locate", source=repo.source), contents)
-    assert right(worker.call("locate", source=repo.name), contents)
-    sentence = worker.sentence("locate", source="a/c:x.pt")
+@pytest.fixture
+def gone(contents, clip_bytes, tmp_path):
+    """A process whose Hub answered once, for the file of someone/repo, and has stopped."""
+    checksum = hashlib.sha256(clip_bytes).hexdigest()
+    with running_hub() as hub, Worker(tmp_path, hub.url) as worker:
+        hub.repos["someone/repo"] = Repo({FILE: contents})
+        worker.call("locate", source=f"someone/repo:{FILE}")
+        worker.call("clip_models", urls={"ViT-T": f"{hub.url}/data/o/c/{checksum}/ViT-T.pt"})
+        hub.stop()
+        yield worker
+
+
+def test_when_nothing_answers_the_cache_serves(gone, contents):
+    assert right(gone.call("locate", source=f"someone/repo:{FILE}"), contents)
+    assert right(gone.call("locate", source="someone/repo"), contents)
+
+
+def test_when_nothing_answers_what_is_not_in_the_cache_gets_a_sentence(gone):
+    sentence = gone.sentence("locate", source="a/c:x.pt")
     assert "does not answer or cuts off: check the connection" in sentence
-    assert "does not answer" in worker.sentence("locate", source="a/c")
-    assert "check the connection" in worker.sentence("load_clip", name="ViT-T")
+    assert "does not answer" in gone.sentence("locate", source="a/c")
+    assert "check the connection" in gone.sentence("load_clip", name="ViT-T")

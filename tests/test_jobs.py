@@ -11,7 +11,7 @@ import torch
 
 import nada.memory
 import nada.serve.jobs
-from nada.adapt import PRESETS, DivergedError
+from nada.adapt import DivergedError
 from nada.checkpoint import fingerprint
 from nada.clip import PromptError
 from nada.delta import Delta, DeltaError, blend
@@ -19,24 +19,9 @@ from nada.facts import measured_facts
 from nada.generator import Generator
 from nada.memory import TooLittleMemory, estimate, plans
 from nada.sample import sample
-from nada.serve.jobs import Job, ServedModels, StopFile, train
+from nada.serve.jobs import Job, StopFile, train
 from nada.serve.sessions import Sessions
-
-CONFIG = replace(PRESETS["demo"].config, steps=3, batch=2, select_batch=2, preview_every=1)
-PRESET = replace(PRESETS["demo"], config=CONFIG, k=2)
-JOB = Job("zombie", PRESET)
-
-
-def with_config(**changes) -> Job:
-    return Job("zombie", replace(PRESET, config=replace(CONFIG, **changes)))
-
-
-ENDLESS = with_config(steps=100_000)
-
-
-@pytest.fixture
-def models(generator, clip_tiny):
-    return ServedModels(generator, [clip_tiny])
+from tests.jobs import CONFIG, ENDLESS, JOB, PRESET, finished, stepped, with_config
 
 
 @pytest.fixture
@@ -51,19 +36,6 @@ def start(models):
     yield begin
     for owner in list(visitors._visitors):
         visitors.forget(owner)
-
-
-def finished(run):
-    assert run.finished.wait(60)
-    return run
-
-
-def stepped(run):
-    deadline = time.monotonic() + 60
-    while run.progress is None:
-        assert time.monotonic() < deadline and not run.finished.is_set(), run.error
-        time.sleep(0.01)
-    return run
 
 
 def test_a_run_leaves_a_domain_that_draws_what_it_showed(start, models):

@@ -1,116 +1,28 @@
 """The page as people use it: in Chromium, at the width of a desk and of a phone."""
 
 import re
-import shutil
 import time
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from nada.delta import Delta
 from nada.serve.view import texts
-
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-WIDTHS = {"desk": 1280, "phone": 390}
-PAUSE = 1000  # ms, about a person's: what was folded takes up typing only some time after it shows
-SLOW = 60_000  # ms; a busy machine, not a slow page
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    assert program, "These tests drive Chromium: install it, apt-get install chromium."
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def visit(browser, server):
-    """Open the page; at the end, fail on any request to elsewhere, page error, failed request."""
-    contexts, wrong = [], []
-
-    def go(width=WIDTHS["desk"], query="", **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(SLOW)
-        expect.set_options(timeout=SLOW)
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-        page.on("request", lambda sent: is_external(sent.url, server) and wrong.append(sent.url))
-        page.goto(server.url + query)
-        expect(page.locator("#foot")).to_contain_text("operations")  # the models are there
-        page.wrong = wrong
-        return page
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert wrong == []
-
-
-@pytest.fixture(params=WIDTHS.values(), ids=WIDTHS)
-def page(visit, request):
-    """The open page, at the width of a desk and of a phone."""
-    return visit(request.param)
-
-
-def is_external(url: str, server) -> bool:
-    return not url.startswith((server.url, server.url.replace("http", "ws"), "data:", "blob:"))
-
-
-def button(page, name: str):
-    return page.get_by_role("button", name=name, exact=True)
-
-
-def field(page, label: str):
-    """The typed input of a label, which its hint follows; a slider has another beside it."""
-    return page.get_by_label(re.compile(rf"^\s*(number input for )?{label}(?=\s|$)")).first
-
-
-def shoot(page, name: str, folder) -> None:
-    page.screenshot(path=folder / f"{name}-{page.viewport_size['width']}.png", full_page=True)
-
-
-def unfold(page, settings="Settings", seed="Seed") -> None:
-    """Open the settings, and wait until they take up what is typed."""
-    page.get_by_text(settings).first.click()
-    expect(field(page, seed)).to_be_visible()
-    page.wait_for_timeout(PAUSE)
-
-
-def adapt(page, steps=9, target="zombie"):
-    """A run from the page's form to its end; what the page shows then."""
-    field(page, "Target").fill(target)
-    if not field(page, "Steps").is_visible():
-        unfold(page)
-    field(page, "Steps").fill(str(steps))
-    before = page.locator(".card").count()
-    button(page, "Adapt").click()
-    expect(page.locator(".card")).to_have_count(before + 1)
-    expect(page.locator(".run.finished")).to_contain_text(f"step {steps}/{steps}")
-
-
-def picture(page, side="after") -> str:
-    return page.locator(f".compare img.{side}").get_attribute("src")
-
-
-def changes(page, act) -> str:
-    """Do something, and wait until another picture shows."""
-    source = picture(page)
-    act()
-    expect(page.locator(".compare img.after")).not_to_have_attribute("src", source)
-    return picture(page)
-
-
-def fits(page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+from tests.page import (
+    PAUSE,
+    WIDTHS,
+    adapt,
+    button,
+    changes,
+    field,
+    fits,
+    load,
+    picture,
+    shoot,
+    tab,
+    unfold,
+)
 
 
 def test_a_visit(page, tmp_path, server):
@@ -209,16 +121,6 @@ def test_a_stopped_run_goes_back_to_its_snapshots(visit):
     changes(page, lambda: field(page, "Snapshot").fill("1"))
 
 
-def tab(page, name: str) -> None:
-    """Show a tab, on a narrow page by the menu of those that have no room."""
-    tabs = page.get_by_role("tab", name=name, exact=True)
-    if not tabs.count() or not tabs.first.is_visible():
-        page.locator(".overflow-menu > button").click()
-        page.locator(".overflow-dropdown button", has_text=name).click()
-    else:
-        tabs.first.click()
-
-
 def test_domains_are_kept_mixed_and_gone_on_from(visit, tmp_path):
     page = visit()
     adapt(page, 4, "zombie")
@@ -266,13 +168,6 @@ def test_domains_are_kept_mixed_and_gone_on_from(visit, tmp_path):
     expect(other.locator(".card")).to_have_count(1)
     expect(other.locator(".card")).to_contain_text("zombie")
     assert picture(other) == zombie
-
-
-def load(page, path) -> None:
-    """Give the page a domain file, as people do: by the button and the browser's dialogue."""
-    with page.expect_file_chooser() as chooser:
-        button(page, "Load a domain file").click()
-    chooser.value.set_files(path)
 
 
 def test_hints_come_while_typing(visit):

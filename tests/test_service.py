@@ -10,11 +10,11 @@ from nada.serve.service import Service
 from nada.serve.validate import SPOKEN, defaults
 from nada.serve.view import status
 from nada.serve.worker import Options
-from tests.test_jobs import JOB, models  # noqa: F401
+from tests.jobs import JOB
 
 
 @pytest.fixture
-def studio(models):  # noqa: F811
+def studio(models):
     """A studio whose runs are those of tiny models."""
     studio = Service(Options("demo", device="cpu"))
     studio.device.train = lambda job, stop: train(models, job, stop, studio.device.turn)
@@ -47,7 +47,7 @@ def adapt(studio):
     return [status for _, status, _ in Api(studio).adapt("me", **settings)]
 
 
-def test_scripts_are_told_how_a_run_fits_into_memory(studio, models, monkeypatch):  # noqa: F811
+def test_scripts_are_told_how_a_run_fits_into_memory(studio, models, monkeypatch):
     assert adapt(studio)[-1]["hints"] == []
     job = studio.job({**defaults(studio.device.preset), **SETTINGS})
     config, views = job.preset.config, job.preset.guidance["views"]

@@ -11,8 +11,8 @@ from nada.checkpoint import load_generator
 from nada.delta import Delta, blend
 from nada.sample import sample
 from nada.serve.view import draw
+from tests.api import LONG, adapt, connect, same, started
 from tests.served import ROOT, serve
-from tests.test_app import LONG, adapt, connect, same, started
 
 
 @pytest.fixture(scope="module")
