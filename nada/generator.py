@@ -376,8 +376,8 @@ class ModulatedConv(nn.Module):
         self.blur = Blur() if upsample else None
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x, gain = self.before_gain(x, w)
-        return x if gain is None else x * _per_channel(gain, x)
+        x, demodulation = self.before_demodulation(x, w)
+        return x if demodulation is None else x * _per_channel(demodulation, x)
 
     def style(self, w: Tensor) -> Tensor:
         """w [N, w_dim] → factors [N, I] of the input channels, the weight's own scale among them;
@@ -385,15 +385,15 @@ class ModulatedConv(nn.Module):
         with torch.autocast(w.device.type, enabled=False):
             return self.modulation(w.to(self.weight.dtype)) * self.scale
 
-    def before_gain(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The result [N, O, H', W'] but for the gain of the demodulation, and that: [N, O] or None.
+    def before_demodulation(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The result [N, O, H', W'] before the demodulation, and that: [N, O], or None.
 
-        For layers whose activation goes over all pixels anyway and takes the gain along.
+        For layers whose activation goes over all pixels anyway and applies the demodulation too.
         """
         weight, style = self.weight[0], self.style(w)  # [O, I, k, k], [N, I]
         with torch.autocast(x.device.type, enabled=False):
-            gain = self._demodulation(weight, style) if self.demodulate else None  # [N, O]
-        return self._convolve(x * _per_channel(style, x), weight), gain
+            factors = self._demodulation(weight, style) if self.demodulate else None  # [N, O]
+        return self._convolve(x * _per_channel(style, x), weight), factors
 
     def _demodulation(self, weight: Tensor, style: Tensor) -> Tensor:
         energy = weight.square().sum((2, 3))  # [O, I]
@@ -435,8 +435,8 @@ class StyledConv(nn.Module):
         self.activate = FusedLeakyReLU(outputs)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-        x, gain = self.conv.before_gain(x, w)
-        return styled_leaky_relu(x, self.activate.bias, gain, noise, self.noise.weight)
+        x, demodulation = self.conv.before_demodulation(x, w)
+        return styled_leaky_relu(x, self.activate.bias, demodulation, noise, self.noise.weight)
 
 
 class ToRGB(nn.Module):

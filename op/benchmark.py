@@ -41,7 +41,7 @@ def cases(size: int, channels: int, device: str, dtype: torch.dtype) -> list[Cas
         return torch.randn(BATCH, width, side, side, device=device, dtype=dtype)
 
     bias = torch.randn(channels, device=device, requires_grad=True)
-    gain = torch.rand(BATCH, channels, device=device, requires_grad=True)
+    demodulation = torch.rand(BATCH, channels, device=device, requires_grad=True)
     noise = torch.randn(1, 1, size, size, device=device)
     strength = torch.ones(1, device=device, requires_grad=True)
     return [
@@ -50,7 +50,7 @@ def cases(size: int, channels: int, device: str, dtype: torch.dtype) -> list[Cas
         Case(
             "activation",
             images(size, channels),
-            lambda x: styled_leaky_relu(x, bias, gain, noise, strength),
+            lambda x: styled_leaky_relu(x, bias, demodulation, noise, strength),
         ),
     ]
 

@@ -38,13 +38,15 @@ def fused_leaky_relu(
 def styled_leaky_relu(
     x: Tensor,
     bias: Tensor | None = None,
-    gain: Tensor | None = None,
+    demodulation: Tensor | None = None,
     noise: Tensor | None = None,
     strength: Tensor | None = None,
     negative_slope: float = 0.2,
     scale: float = 2**0.5,
 ) -> Tensor:
-    """What follows a modulated convolution: `scale · leaky_relu(gain·x + strength·noise + bias)`.
+    """What follows a modulated convolution: demodulation, noise, bias, leaky ReLU and gain.
+
+    `scale · leaky_relu(demodulation · x + strength · noise + bias)`.
 
     In one pass over the pixels where a compiled backend runs; only `x` is kept for the backward
     pass.
@@ -52,7 +54,7 @@ def styled_leaky_relu(
     Args:
         x: [N, C, ...], any number of trailing dimensions.
         bias: [C].
-        gain: [N, C], the demodulation (arXiv 1912.04958, equation 3).
+        demodulation: [N, C], factor of each channel (arXiv 1912.04958, equation 3).
         noise: [N, 1, ...] or [1, 1, ...] with the trailing dimensions of `x`.
         strength: one number as a tensor, wanted with `noise`.
         negative_slope: slope for negative values.
@@ -64,11 +66,15 @@ def styled_leaky_relu(
     Raises:
         ValueError: shapes that do not fit `x`.
     """
-    _check_layer(x, bias, gain, noise, strength)
+    _check_layer(x, bias, demodulation, noise, strength)
     library = library_for(x)
     if library is None:
-        return reference.styled_leaky_relu(x, bias, gain, noise, strength, negative_slope, scale)
-    return _StyledLeakyReLU.apply(x, bias, gain, noise, strength, negative_slope, scale, library)
+        return reference.styled_leaky_relu(
+            x, bias, demodulation, noise, strength, negative_slope, scale
+        )
+    return _StyledLeakyReLU.apply(
+        x, bias, demodulation, noise, strength, negative_slope, scale, library
+    )
 
 
 class FusedLeakyReLU(nn.Module):
@@ -153,26 +159,27 @@ def _backward_pad(x_shape, out_shape, taps, up, down, pad) -> tuple[int, int, in
 
 class _StyledLeakyReLU(Function):
     @staticmethod
-    def forward(ctx, x, bias, gain, noise, strength, slope, scale, library: Library):
-        ctx.save_for_backward(x, bias, gain, noise, strength)
+    def forward(ctx, x, bias, demodulation, noise, strength, slope, scale, library: Library):
+        ctx.save_for_backward(x, bias, demodulation, noise, strength)
         ctx.slope, ctx.scale, ctx.library = slope, scale, library
-        return library.styled_leaky_relu(x, bias, gain, noise, strength, slope, scale)
+        return library.styled_leaky_relu(x, bias, demodulation, noise, strength, slope, scale)
 
     @staticmethod
     def backward(ctx, grad):
-        x, bias, gain, noise, strength = tensors = ctx.saved_tensors
+        x, bias, demodulation, noise, strength = tensors = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:5]
         if torch.is_grad_enabled() or wanted[3]:
             # the derivative will itself be differentiated, or the noise is what is sought: rare
             return *_by_reference(tensors, wanted, grad, ctx.slope, ctx.scale), None, None, None
         to_x, sums = ctx.library.styled_leaky_relu_backward(
-            grad, x, bias, gain, noise, strength, ctx.slope, ctx.scale, any(wanted[1:])
+            grad, x, bias, demodulation, noise, strength, ctx.slope, ctx.scale, any(wanted[1:])
         )
-        to_gain, to_strength, to_bias = (None,) * 3 if sums is None else sums  # each [N, C]
+        # each [N, C]
+        to_demodulation, to_strength, to_bias = (None,) * 3 if sums is None else sums
         return (
             to_x,
             to_bias.sum(0).to(bias.dtype) if wanted[1] else None,
-            to_gain.to(gain.dtype) if wanted[2] else None,
+            to_demodulation.to(demodulation.dtype) if wanted[2] else None,
             None,
             to_strength.sum().to(strength.dtype).view(strength.shape) if wanted[4] else None,
             None,
@@ -223,16 +230,17 @@ def _check_left(x: Tensor, kernel: Tensor, up, pad: tuple[int, int, int, int]) -
         )
 
 
-def _check_layer(x: Tensor, bias, gain, noise, strength) -> None:
+def _check_layer(x: Tensor, bias, demodulation, noise, strength) -> None:
     if x.ndim < 2 or (bias is not None and bias.shape != (x.shape[1],)):
         raise ValueError(
             f"fused_leaky_relu: x is {list(x.shape)} and bias "
             f"{None if bias is None else list(bias.shape)}; "
             "give x as [N, C, ...] and bias as [C]."
         )
-    if gain is not None and gain.shape != x.shape[:2]:
+    if demodulation is not None and demodulation.shape != x.shape[:2]:
         raise ValueError(
-            f"styled_leaky_relu: gain is {list(gain.shape)}; {list(x.shape[:2])} was expected."
+            f"styled_leaky_relu: demodulation is {list(demodulation.shape)}; "
+            f"{list(x.shape[:2])} was expected."
         )
     if (noise is None) != (strength is None):
         raise ValueError("styled_leaky_relu: noise and strength go together; give both or neither.")

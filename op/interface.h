@@ -32,8 +32,9 @@ struct Layer {
   double negative_slope, scale;
 };
 
-// The noise, gain, bias, strength and sums are float32, or float64 where x is. Every function
-// returns 0, or what cudaGetLastError says. `stream` is a cudaStream_t; the CPU ignores it.
+// The demodulation, noise, bias, strength and sums are float32, or float64 where x is. Every
+// function returns 0, or what cudaGetLastError says. `stream` is a cudaStream_t; the CPU ignores
+// it.
 //
 // out[y, x] = Σ taps[i, j] · upsampled[y·down + i − pad, x·down + j − pad]
 //   taps [taps_y, taps_x]: in host memory, already flipped; column [taps_y] and row [taps_x]: two
@@ -41,17 +42,17 @@ struct Layer {
 OP_EXPORT int32_t op_upfirdn2d(void* out, const void* x, const double* taps, const double* column,
                                const double* row, const Fir* fir, int32_t dtype, void* stream);
 
-// out = scale · leaky_relu(gain[n, c] · x + strength · noise[n, pixel] + bias[c])
-//   gain, noise with strength, bias: null to leave out.
-OP_EXPORT int32_t op_styled_leaky_relu(void* out, const void* x, const void* gain,
+// out = scale · leaky_relu(demod[n, c] · x + strength · noise[n, pixel] + bias[c])
+//   demod (the demodulation), noise with strength, bias: null to leave out.
+OP_EXPORT int32_t op_styled_leaky_relu(void* out, const void* x, const void* demod,
                                        const void* noise, const void* strength, const void* bias,
                                        const Layer* layer, int32_t dtype, void* stream);
 
 // With d = grad · scale · (1 or negative_slope, by the sign before the activation):
-//   grad_x = gain · d; sums [3, splits, n, channels]: parts of Σ d·x, Σ d·noise, Σ d over the
-//   pixels of a plane, the gradients of gain, strength and bias; null where none is wanted.
+//   grad_x = demod · d; sums [3, splits, n, channels]: parts of Σ d·x, Σ d·noise, Σ d over the
+//   pixels of a plane, the gradients of demod, strength and bias; null where none is wanted.
 OP_EXPORT int32_t op_styled_leaky_relu_backward(void* grad_x, void* sums, const void* grad,
-                                                const void* x, const void* gain, const void* noise,
+                                                const void* x, const void* demod, const void* noise,
                                                 const void* strength, const void* bias,
                                                 const Layer* layer, int32_t dtype, void* stream);
 

@@ -127,27 +127,27 @@ class Library:
         self._call(self._fir, x, out.data_ptr(), x.data_ptr(), *arrays, byref(fir), work=out)
         return out
 
-    def styled_leaky_relu(self, x, bias, gain, noise, strength, slope, scale) -> Tensor:
+    def styled_leaky_relu(self, x, bias, demodulation, noise, strength, slope, scale) -> Tensor:
         """Arguments as those of `reference.styled_leaky_relu`."""
         x, channels_last = _dense(x)
         out = torch.empty_like(x)
         layer = _layer(x, channels_last, noise, slope, scale)
-        parts = _parts(x, gain, noise, strength, bias)
+        parts = _parts(x, demodulation, noise, strength, bias)
         pointers = map(_pointer, (out, x, *parts))
         self._call(self._forward, x, *pointers, byref(layer), work=x)
         return out
 
     def styled_leaky_relu_backward(
-        self, grad, x, bias, gain, noise, strength, slope, scale, sums: bool
+        self, grad, x, bias, demodulation, noise, strength, slope, scale, sums: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The gradient of x, and if `sums` is true [3, N, C]: of gain, of strength and of bias
+        """The gradient of x, and if `sums` is true [3, N, C]: of demodulation, strength and bias
         (the latter two still to be added up over images, and the strength over channels)."""
         x, channels_last = _dense(x)
         grad = grad.to(x.dtype).contiguous(memory_format=_format(channels_last))
         to_x = torch.empty_like(x)
         layer = _layer(x, channels_last, noise, slope, scale)
         layer.splits = self._splits(layer)
-        parts = _parts(x, gain, noise, strength, bias)
+        parts = _parts(x, demodulation, noise, strength, bias)
         shape = (3, layer.splits, layer.n, layer.channels)
         each = x.new_zeros(shape, dtype=_wide(x)) if sums else None
         pointers = map(_pointer, (to_x, each, grad, x, *parts))

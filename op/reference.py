@@ -8,7 +8,7 @@ from torch import Tensor
 def styled_leaky_relu(
     x: Tensor,
     bias: Tensor | None,
-    gain: Tensor | None,
+    demodulation: Tensor | None,
     noise: Tensor | None,
     strength: Tensor | None,
     negative_slope: float,
@@ -16,8 +16,8 @@ def styled_leaky_relu(
 ) -> Tensor:
     """See `op.styled_leaky_relu`."""
     trailing = [1] * (x.ndim - 2)
-    if gain is not None:
-        x = x * gain.to(x.dtype).view(*gain.shape, *trailing)
+    if demodulation is not None:
+        x = x * demodulation.to(x.dtype).view(*demodulation.shape, *trailing)
     if noise is not None:
         x = x + (strength * noise).to(x.dtype)
     if bias is not None:

@@ -159,7 +159,7 @@ def test_upfirdn2d_of_odd_shapes(library, shape):
 def layer_both(library, x, noise_n=1, leave_out=()):
     """styled_leaky_relu and all gradients, by the backend and by the reference in float64."""
     n, c, *rest = x.shape
-    shapes = {"bias": (c,), "gain": (n, c), "noise": (noise_n, 1, *rest), "strength": (1,)}
+    shapes = {"bias": (c,), "demodulation": (n, c), "noise": (noise_n, 1, *rest), "strength": (1,)}
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     parts = {k: randn(k, s).to(wide) for k, s in shapes.items() if k not in leave_out}
     results = []
@@ -168,7 +168,7 @@ def layer_both(library, x, noise_n=1, leave_out=()):
         for key, value in tensors.items():
             value = value.double() if exact else on(library, value)
             tensors[key] = value.detach().requires_grad_(key != "noise")
-        arguments = [tensors.get(k) for k in ("x", "bias", "gain", "noise", "strength")]
+        arguments = [tensors.get(k) for k in ("x", "bias", "demodulation", "noise", "strength")]
         run = reference.styled_leaky_relu if exact else op.styled_leaky_relu
         out = run(*arguments, 0.2, 1.5)
         out.backward(randn("probe", out.shape).to(out))
@@ -192,7 +192,8 @@ def test_styled_leaky_relu(library, dtype, memory_format, shape):
 
 
 @pytest.mark.parametrize(
-    "leave_out", [("gain",), ("noise", "strength"), ("bias",), ("gain", "noise", "strength")]
+    "leave_out",
+    [("demodulation",), ("noise", "strength"), ("bias",), ("demodulation", "noise", "strength")],
 )
 @pytest.mark.parametrize("shape", [(2, 6), (2, 3, 9), (0, 3, 4, 4), (3, 4, 1, 1), (1, 2, 70, 70)])
 def test_styled_leaky_relu_with_parts_left_out(library, leave_out, shape):
@@ -229,7 +230,7 @@ def test_golden_cases(library):
 
 def test_derivatives_of_first_and_second_order(library):
     x = on(library, randn("x", (1, 2, 4, 3)).double()).requires_grad_()
-    parts = {"bias": (2,), "gain": (1, 2), "noise": (1, 1, 4, 3), "strength": (1,)}
+    parts = {"bias": (2,), "demodulation": (1, 2), "noise": (1, 1, 4, 3), "strength": (1,)}
     parts = [on(library, randn(k, s).double()).requires_grad_() for k, s in parts.items()]
     assert torch.autograd.gradcheck(op.styled_leaky_relu, (x, *parts))
     assert torch.autograd.gradgradcheck(op.styled_leaky_relu, (x, *parts))

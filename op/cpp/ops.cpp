@@ -191,13 +191,15 @@ void fir(void* out, const void* x, const double* taps, const double* column, con
 // Everything but x that the layer adds; a null pointer is a part left out.
 template <typename S>
 struct Parts {
-  const S *gain, *noise, *strength, *bias;
+  const S *demod, *noise, *strength, *bias;
 
   Parts(const void* g, const void* n, const void* s, const void* b)
-      : gain(static_cast<const S*>(g)), noise(static_cast<const S*>(n)),
+      : demod(static_cast<const S*>(g)), noise(static_cast<const S*>(n)),
         strength(static_cast<const S*>(s)), bias(static_cast<const S*>(b)) {}
 
-  S gain_of(const Layer& l, int64_t n, int64_t c) const { return gain ? gain[n * l.channels + c] : 1; }
+  S demod_of(const Layer& l, int64_t n, int64_t c) const {
+    return demod ? demod[n * l.channels + c] : 1;
+  }
   S bias_of(int64_t c) const { return bias ? bias[c] : 0; }
   const S* noise_of(const Layer& l, int64_t n) const {
     return noise ? noise + (l.noise_n == 1 ? 0 : n * l.pixels) : nullptr;
@@ -224,56 +226,56 @@ inline S leaky_slope(S u, const Factors<S>& f) {
   return f.scale * (u > 0 ? S(1) : f.slope);
 }
 
-// Neighbours in a plane: one gain and bias, each its own noise.
+// Neighbours in a plane: one demodulation and bias, each its own noise.
 template <typename T, typename S>
-void plane_forward(T* out, const T* x, const S* noise, int64_t count, S gain, S bias,
+void plane_forward(T* out, const T* x, const S* noise, int64_t count, S demod, S bias,
                    const Factors<S> f) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i)
-    store(out + i, leaky(gain * widen(x[i]) + f.strength * noise[i] + bias, f));
+    store(out + i, leaky(demod * widen(x[i]) + f.strength * noise[i] + bias, f));
 }
 
-// Sums of a plane, or of many channels: of gain, strength and bias.
-template <typename S> struct Sums { S gain, strength, bias; };
+// Sums of a plane, or of many channels: of demodulation, strength and bias.
+template <typename S> struct Sums { S demod, strength, bias; };
 
 template <typename T, typename S>
-Sums<S> plane_backward(T* grad_x, const T* grad, const T* x, const S* noise, int64_t count, S gain,
+Sums<S> plane_backward(T* grad_x, const T* grad, const T* x, const S* noise, int64_t count, S demod,
                        S bias, const Factors<S> f) {
-  S to_gain = 0, to_strength = 0, to_bias = 0;
-#pragma omp simd reduction(+ : to_gain, to_strength, to_bias)
+  S to_demod = 0, to_strength = 0, to_bias = 0;
+#pragma omp simd reduction(+ : to_demod, to_strength, to_bias)
   for (int64_t i = 0; i < count; ++i) {
-    const S from = widen(x[i]), u = gain * from + f.strength * noise[i] + bias;
+    const S from = widen(x[i]), u = demod * from + f.strength * noise[i] + bias;
     const S d = widen(grad[i]) * leaky_slope(u, f);
-    to_gain += d * from;
+    to_demod += d * from;
     to_strength += d * noise[i];
     to_bias += d;
-    store(grad_x + i, gain * d);
+    store(grad_x + i, demod * d);
   }
-  return {to_gain, to_strength, to_bias};
+  return {to_demod, to_strength, to_bias};
 }
 
-// The channels of one pixel: one noise, each its own gain and bias.
+// The channels of one pixel: one noise, each its own demodulation and bias.
 template <typename T, typename S>
-void pixel_forward(T* out, const T* x, S noise, int64_t count, const S* gain, const S* bias,
+void pixel_forward(T* out, const T* x, S noise, int64_t count, const S* demod, const S* bias,
                    const Factors<S> f) {
   const S added = f.strength * noise;
 #pragma omp simd
   for (int64_t c = 0; c < count; ++c)
-    store(out + c, leaky(gain[c] * widen(x[c]) + added + bias[c], f));
+    store(out + c, leaky(demod[c] * widen(x[c]) + added + bias[c], f));
 }
 
 template <typename T, typename S>
-void pixel_backward(T* grad_x, const T* grad, const T* x, S noise, int64_t count, const S* gain,
+void pixel_backward(T* grad_x, const T* grad, const T* x, S noise, int64_t count, const S* demod,
                     const S* bias, const Factors<S> f, const Sums<S*> sums) {
   const S added = f.strength * noise;
 #pragma omp simd
   for (int64_t c = 0; c < count; ++c) {
-    const S from = widen(x[c]), u = gain[c] * from + added + bias[c];
+    const S from = widen(x[c]), u = demod[c] * from + added + bias[c];
     const S d = widen(grad[c]) * leaky_slope(u, f);
-    sums.gain[c] += d * from;
+    sums.demod[c] += d * from;
     sums.strength[c] += d * noise;
     sums.bias[c] += d;
-    store(grad_x + c, gain[c] * d);
+    store(grad_x + c, demod[c] * d);
   }
 }
 
@@ -299,7 +301,7 @@ void forward(T* out, const T* x, const Parts<S>& p, const Layer& l) {
   over_parts(l, l.n * l.channels, splits(l), [&](int64_t plane, int64_t, int64_t from, int64_t to) {
     const int64_t n = plane / l.channels, c = plane % l.channels, start = plane * l.pixels + from;
     const S* const noise = p.noise ? p.noise_of(l, n) : silence.data();
-    plane_forward(out + start, x + start, noise + from, to - from, p.gain_of(l, n, c),
+    plane_forward(out + start, x + start, noise + from, to - from, p.demod_of(l, n, c),
                   p.bias_of(c), factors(l, p));
   });
 }
@@ -313,9 +315,9 @@ void backward(T* grad_x, S* sums, const T* grad, const T* x, const Parts<S>& p, 
     const S* const noise = p.noise ? p.noise_of(l, n) : silence.data();
     const Sums<S> sum =
         plane_backward(grad_x + start, grad + start, x + start, noise + from, to - from,
-                       p.gain_of(l, n, c), p.bias_of(c), factors(l, p));
+                       p.demod_of(l, n, c), p.bias_of(c), factors(l, p));
     if (!sums) return;
-    sums[(0 * l.splits + split) * planes + plane] = sum.gain;
+    sums[(0 * l.splits + split) * planes + plane] = sum.demod;
     sums[(1 * l.splits + split) * planes + plane] = sum.strength;
     sums[(2 * l.splits + split) * planes + plane] = sum.bias;
   });
@@ -324,11 +326,11 @@ void backward(T* grad_x, S* sums, const T* grad, const T* x, const Parts<S>& p, 
 // Gain and bias of an image's channels side by side, whether or not they are given.
 template <typename S>
 struct Channels {
-  std::vector<S> gain, bias;
+  std::vector<S> demod, bias;
 
   Channels(const Parts<S>& p, const Layer& l, int64_t n) {
     for (int64_t c = 0; c < l.channels; ++c) {
-      gain.push_back(p.gain_of(l, n, c));
+      demod.push_back(p.demod_of(l, n, c));
       bias.push_back(p.bias_of(c));
     }
   }
@@ -341,7 +343,7 @@ void forward_channels_last(T* out, const T* x, const Parts<S>& p, const Layer& l
     const S* const noise = p.noise_of(l, n);
     for (int64_t i = from; i < to; ++i) {
       const int64_t start = (n * l.pixels + i) * l.channels;
-      pixel_forward(out + start, x + start, noise ? noise[i] : S(0), l.channels, of.gain.data(),
+      pixel_forward(out + start, x + start, noise ? noise[i] : S(0), l.channels, of.demod.data(),
                     of.bias.data(), factors(l, p));
     }
   });
@@ -359,7 +361,7 @@ void backward_channels_last(T* grad_x, S* sums, const T* grad, const T* x, const
     for (int64_t i = from; i < to; ++i) {
       const int64_t start = (n * l.pixels + i) * l.channels;
       pixel_backward(grad_x + start, grad + start, x + start, noise ? noise[i] : S(0), l.channels,
-                     of.gain.data(), of.bias.data(), factors(l, p), parts);
+                     of.demod.data(), of.bias.data(), factors(l, p), parts);
     }
     for (int64_t k = 0; sums && k < 3; ++k)
       std::copy_n(sum.data() + k * l.channels, l.channels,
@@ -383,19 +385,19 @@ int32_t op_upfirdn2d(void* out, const void* x, const double* taps, const double*
   OP_DISPATCH(dtype, fir<T>(out, x, taps, column, row, *f));
 }
 
-int32_t op_styled_leaky_relu(void* out, const void* x, const void* gain, const void* noise,
+int32_t op_styled_leaky_relu(void* out, const void* x, const void* demod, const void* noise,
                              const void* strength, const void* bias, const Layer* l, int32_t dtype,
                              void*) {
-  OP_DISPATCH(dtype, const Parts<Wide<T>::type> p(gain, noise, strength, bias);
+  OP_DISPATCH(dtype, const Parts<Wide<T>::type> p(demod, noise, strength, bias);
               auto* const f = l->channels_last ? forward_channels_last<T, Wide<T>::type>
                                                : forward<T, Wide<T>::type>;
               f(static_cast<T*>(out), static_cast<const T*>(x), p, *l));
 }
 
 int32_t op_styled_leaky_relu_backward(void* grad_x, void* sums, const void* grad, const void* x,
-                                      const void* gain, const void* noise, const void* strength,
+                                      const void* demod, const void* noise, const void* strength,
                                       const void* bias, const Layer* l, int32_t dtype, void*) {
-  OP_DISPATCH(dtype, using S = Wide<T>::type; const Parts<S> p(gain, noise, strength, bias);
+  OP_DISPATCH(dtype, using S = Wide<T>::type; const Parts<S> p(demod, noise, strength, bias);
               auto* const f = l->channels_last ? backward_channels_last<T, S> : backward<T, S>;
               f(static_cast<T*>(grad_x), static_cast<S*>(sums), static_cast<const T*>(grad),
                 static_cast<const T*>(x), p, *l));

@@ -91,8 +91,8 @@ void fir(void* out_, const void* x_, const double* taps, const double* column, c
 // ------------------------------------------------------------------------- styled_leaky_relu
 
 template <typename S>
-Parts<S> parts(const void* gain, const void* noise, const void* strength, const void* bias) {
-  return {static_cast<const S*>(gain), static_cast<const S*>(noise),
+Parts<S> parts(const void* demod, const void* noise, const void* strength, const void* bias) {
+  return {static_cast<const S*>(demod), static_cast<const S*>(noise),
           static_cast<const S*>(strength), static_cast<const S*>(bias)};
 }
 
@@ -121,7 +121,7 @@ void forward(void* out_, const void* x_, const Parts<typename Wide<T>::type>& p,
   const T* x = static_cast<const T*>(x_);
   constexpr int WIDTH = 16 / sizeof(T);
   const int64_t inner = l.channels_last ? l.channels : l.pixels;
-  const bool wide = inner % WIDTH == 0 && aligned({out, x, p.gain, p.noise, p.bias});
+  const bool wide = inner % WIDTH == 0 && aligned({out, x, p.demod, p.noise, p.bias});
   if (l.channels_last && wide) launch_activate<T, WIDTH, true>(out, x, p, l, stream);
   if (l.channels_last && !wide) launch_activate<T, 1, true>(out, x, p, l, stream);
   if (!l.channels_last && wide) launch_activate<T, WIDTH, false>(out, x, p, l, stream);
@@ -168,20 +168,20 @@ int32_t op_upfirdn2d(void* out, const void* x, const double* taps, const double*
   return cudaGetLastError();
 }
 
-int32_t op_styled_leaky_relu(void* out, const void* x, const void* gain, const void* noise,
+int32_t op_styled_leaky_relu(void* out, const void* x, const void* demod, const void* noise,
                              const void* strength, const void* bias, const Layer* l, int32_t dtype,
                              void* stream) {
-  OP_DISPATCH(dtype, forward<T>(out, x, parts<Wide<T>::type>(gain, noise, strength, bias), *l,
+  OP_DISPATCH(dtype, forward<T>(out, x, parts<Wide<T>::type>(demod, noise, strength, bias), *l,
                                 stream));
   return cudaGetLastError();
 }
 
 int32_t op_styled_leaky_relu_backward(void* grad_x, void* sums, const void* grad, const void* x,
-                                      const void* gain, const void* noise, const void* strength,
+                                      const void* demod, const void* noise, const void* strength,
                                       const void* bias, const Layer* l, int32_t dtype,
                                       void* stream) {
   OP_DISPATCH(dtype, backward<T>(grad_x, sums, grad, x,
-                                 parts<Wide<T>::type>(gain, noise, strength, bias), *l, stream));
+                                 parts<Wide<T>::type>(demod, noise, strength, bias), *l, stream));
   return cudaGetLastError();
 }
 

@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(THREADS)
 // ------------------------------------------------------------------------- styled_leaky_relu
 
 // Everything but x that the layer adds; a null pointer is a part left out.
-template <typename S> struct Parts { const S *gain, *noise, *strength, *bias; };
+template <typename S> struct Parts { const S *demod, *noise, *strength, *bias; };
 
 template <int WIDTH, typename S>
 __device__ inline Pack<S, WIDTH> splat(const S* from, S otherwise) {
@@ -193,28 +193,28 @@ __global__ void __launch_bounds__(THREADS)
     const Index first = i * WIDTH, rest = first / inner, image = rest / middle;
     const Index low = first - rest * inner, high = rest - image * middle;
     const int64_t channel = CHANNELS_LAST ? low : high, pixel = CHANNELS_LAST ? high : low;
-    const S* const gain_at = at(p.gain, image * l.channels + channel);
+    const S* const demod_at = at(p.demod, image * l.channels + channel);
     const S* const bias_at = at(p.bias, channel);
     const S* const noise_at = at(noise_of(p, image, l), pixel);
-    const auto gain = CHANNELS_LAST ? load<WIDTH>(gain_at, S(1)) : splat<WIDTH>(gain_at, S(1));
+    const auto demod = CHANNELS_LAST ? load<WIDTH>(demod_at, S(1)) : splat<WIDTH>(demod_at, S(1));
     const auto bias = CHANNELS_LAST ? load<WIDTH>(bias_at, S(0)) : splat<WIDTH>(bias_at, S(0));
     const auto noise = CHANNELS_LAST ? splat<WIDTH>(noise_at, S(0)) : load<WIDTH>(noise_at, S(0));
     P pack = reinterpret_cast<const P*>(x)[i];
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) {
-      const S u = gain.value[j] * widen(pack.value[j]) + strength * noise.value[j] + bias.value[j];
+      const S u = demod.value[j] * widen(pack.value[j]) + strength * noise.value[j] + bias.value[j];
       pack.value[j] = narrow<T>((u > 0 ? u : slope * u) * scale);
     }
     reinterpret_cast<P*>(out)[i] = pack;
   }
 }
 
-// What a plane gives to the gradients of its gain, of the noise's strength and of its bias.
+// What a plane gives to the gradients of its demodulation, of the noise's strength and of its bias.
 template <typename S> struct Sums {
-  S gain, strength, bias;
+  S demod, strength, bias;
 
   __host__ __device__ void add(const Sums& other) {
-    gain += other.gain;
+    demod += other.demod;
     strength += other.strength;
     bias += other.bias;
   }
@@ -222,19 +222,19 @@ template <typename S> struct Sums {
 
 // One element of the backward pass: its share of the sums, and the gradient of x.
 template <typename S>
-__host__ __device__ inline S backward_element(S grad, S x, S gain, S noise, S strength, S bias,
+__host__ __device__ inline S backward_element(S grad, S x, S demod, S noise, S strength, S bias,
                                               const Layer& l, Sums<S>& sums) {
-  const S u = gain * x + strength * noise + bias;
+  const S u = demod * x + strength * noise + bias;
   const S d = grad * S(l.scale) * (u > 0 ? S(1) : S(l.negative_slope));
   sums.add({d * x, d * noise, d});
-  return gain * d;
+  return demod * d;
 }
 
 template <typename S>
 __device__ inline void write_sums(S* sums, const Sums<S>& s, int64_t split, int64_t image,
                                   int64_t channel, const Layer& l) {
   const int64_t planes = l.n * l.channels, plane = image * l.channels + channel;
-  sums[(0 * l.splits + split) * planes + plane] = s.gain;
+  sums[(0 * l.splits + split) * planes + plane] = s.demod;
   sums[(1 * l.splits + split) * planes + plane] = s.strength;
   sums[(2 * l.splits + split) * planes + plane] = s.bias;
 }
@@ -256,7 +256,7 @@ __global__ void __launch_bounds__(THREADS)
 
   for (int64_t plane = blockIdx.y; plane < l.n * l.channels; plane += gridDim.y) {
     const int64_t image = plane / l.channels, channel = plane % l.channels;
-    const S gain = p.gain ? p.gain[plane] : S(1), bias = p.bias ? p.bias[channel] : S(0);
+    const S demod = p.demod ? p.demod[plane] : S(1), bias = p.bias ? p.bias[channel] : S(0);
     const S* const noise_at = noise_of(p, image, l);
     Sums<S> mine = {};
     for (int64_t i = begin + me; i < end; i += THREADS) {
@@ -266,7 +266,7 @@ __global__ void __launch_bounds__(THREADS)
 #pragma unroll
       for (int j = 0; j < WIDTH; ++j)
         pack.value[j] =
-            narrow<T>(backward_element(S(widen(pack.value[j])), S(widen(from.value[j])), gain,
+            narrow<T>(backward_element(S(widen(pack.value[j])), S(widen(from.value[j])), demod,
                                        noise.value[j], strength, bias, l, mine));
       reinterpret_cast<P*>(grad_x + plane * l.pixels)[i] = pack;
     }
@@ -299,7 +299,7 @@ __global__ void __launch_bounds__(THREADS)
   const S bias = p.bias && inside ? p.bias[channel] : S(0);
 
   for (int64_t image = blockIdx.z; image < l.n; image += gridDim.z) {
-    const S gain = p.gain && inside ? p.gain[image * l.channels + channel] : S(1);
+    const S demod = p.demod && inside ? p.demod[image * l.channels + channel] : S(1);
     const S* const noise_at = noise_of(p, image, l);
     for (int64_t split = blockIdx.y; split < l.splits; split += gridDim.y) {
       const int64_t begin = split * part;
@@ -308,7 +308,7 @@ __global__ void __launch_bounds__(THREADS)
       for (int64_t pixel = begin + row; pixel < end && inside; pixel += ROWS) {
         const int64_t i = (image * l.pixels + pixel) * l.channels + channel;
         const S noise = noise_at ? noise_at[pixel] : S(0);
-        const S g = backward_element(S(widen(grad[i])), S(widen(x[i])), gain, noise, strength,
+        const S g = backward_element(S(widen(grad[i])), S(widen(x[i])), demod, noise, strength,
                                      bias, l, mine);
         grad_x[i] = narrow<T>(g);
       }
