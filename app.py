@@ -1,8 +1,8 @@
 """The page and its API: two prompts in, an adapted generator out, watched while it trains.
 
-Wiring only: what is done stands in `nada.serve.service`, what it looks like in `nada.serve.view` and
-`nada/serve/page`. The page's own events are private; scripts have endpoints of their own, whose names
-do not follow the page's.
+Wiring only: what is done stands in `nada.serve.service`, what it looks like in `nada.serve.view`
+and `nada/serve/page`. The page's own events are private; scripts have endpoints of their own,
+whose names do not follow the page's.
 """
 
 import os
@@ -24,16 +24,16 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from nada.adapt import PRESETS
-from nada.presets import examples
+from nada.presets import PRESETS, SERVED, examples
 from nada.serve.api import Api
 from nada.serve.events import SAME, SETTINGS, Change, PageEvents
 from nada.serve.generators import GeneratorChoices, offered
 from nada.serve.service import Service
 from nada.serve.sessions import KEEP_SECONDS
-from nada.serve.validate import RANGES, SPOKEN, STRENGTH, TRUNCATION, WEIGHT, Range, defaults
+from nada.serve.validate import SPOKEN, STRENGTH, TRUNCATION, WEIGHT
 from nada.serve.view import PAGE, UNFORESEEN, asset, texts
 from nada.serve.worker import Options, choose_options
+from nada.settings import Setting
 
 MAX_QUEUE = 20  # visitors who may wait
 I18N = gr.I18n(  # gradio has words of its own under plain names
@@ -45,12 +45,10 @@ TRAIN = {"concurrency_id": "train", "concurrency_limit": 1}
 PRIVATE = {"api_visibility": "private", "preprocess": False}
 UNSEEN = {**PRIVATE, "show_progress": "hidden"}
 LIVE = {**UNSEEN, "trigger_mode": "always_last", "concurrency_id": "draw", "concurrency_limit": 2}
-SETTINGS_ROWS = (
-    ("select_every", "seed", "batch", "lr"),
-    ("directional", "global_", "in_domain", "truncation"),
-)
+IN_ROW = 4  # settings side by side
+FIRST_ROW = ("steps", "k", "method", "to_rgb")
 NAMES = ("source", "target", *SETTINGS)  # the settings of a run
-METHODS = [("Gradient norm", "gradient"), ("W+ shift", "w_shift")]
+TITLES = {"gradient": "Gradient norm", "w_shift": "W+ shift"}  # of choices
 
 
 def words(key: str):
@@ -219,9 +217,10 @@ def choice_part(offers: GeneratorChoices) -> tuple:
 def adapt_part(offers: GeneratorChoices) -> tuple:
     """Prompts, buttons, folded settings, examples of each base: the inputs of a run, the rest."""
     inputs, first = {}, offers.first
-    values, rows = defaults(first.device.preset), examples(first.options.base)
+    preset, rows = first.device.preset, examples(first.options.base)
+    values = preset.served()
     with gr.Row(equal_height=True, elem_id="prompts"):
-        for name, value in (("source", values["source"]), ("target", rows[0]["target"])):
+        for name, value in (("source", preset.source), ("target", rows[0]["target"])):
             inputs[name] = gr.Textbox(value, label=words(name), info=words(f"{name}_info"), scale=3,
                                       max_lines=1, elem_id=name)  # fmt: skip
         with gr.Column(scale=2, min_width=160):
@@ -229,23 +228,19 @@ def adapt_part(offers: GeneratorChoices) -> tuple:
             stop = gr.Button(words("stop"), elem_id="stop")
     chips = [gr.Row(visible=base == first.options.base) for base in offers.bases]
     with gr.Accordion(words("settings"), open=False, elem_id="settings") as folded:
-        with gr.Row():
-            for name in ("steps", "k"):
-                inputs[name] = number(name, RANGES[name], values[name])
-            inputs["method"] = gr.Radio(METHODS, value=values["method"], label=words("method"),
-                                        info=words("method_info"))  # fmt: skip
-            inputs["to_rgb"] = gr.Checkbox(values["to_rgb"], label=words("to_rgb"),
-                                           info=words("to_rgb_info"))  # fmt: skip
-        for names in SETTINGS_ROWS:
+        others = [name for name in SERVED if name not in FIRST_ROW]
+        rows = [FIRST_ROW, *(others[i : i + IN_ROW] for i in range(0, len(others), IN_ROW))]
+        for names in rows:
             with gr.Row():
                 for name in names:
-                    inputs[name] = number(name, RANGES[name], values[name])
+                    inputs[name] = field(name, SERVED[name], values[name])
         inputs["start"] = gr.Dropdown([("—", "")], value="",
                                       label=words("start_from"), info=words("start_from_info"),
                                       elem_id="start")  # fmt: skip
     columns = ("source", "target", "steps", "k")
     for base, chip in zip(offers.bases, chips):
-        values, rows = defaults(PRESETS[base]), examples(base)
+        preset, rows = PRESETS[base], examples(base)
+        values = {**preset.served(), "source": preset.source}
         with chip:
             rows = gr.Examples(
                 [[{**values, **row}[name] for name in columns] for row in rows],
@@ -305,15 +300,34 @@ def film_part() -> dict:
     return part
 
 
-def number(name: str, limits: Range, value: float, plain: bool = False, visible: bool = True):
+def field(name: str, known: Setting, value, **options):
+    """A field of the form or of the API for a setting; see `number` for the options."""
+    if known.kind in (int, float):
+        return number(name, known, value, **options)
+    if known.kind is bool:
+        return gr.Checkbox(value, **labelled(name, known, **options))
+    choices = [(TITLES.get(choice, choice), choice) for choice in known.choices]
+    return gr.Radio(choices, value=value, **labelled(name, known, **options))
+
+
+def number(name: str, known: Setting, value: float, plain: bool = False, visible: bool = True):
     """A slider for a range that a hand can set, a field for any other; `plain` in English."""
+    limits = known.served
     fine = (limits.high - limits.low) / limits.step > 500
-    has_info = f"{name}_info" in texts()["en"]
     return (gr.Number if fine else gr.Slider)(
-        value=value, label=limits.label if plain else words(name), minimum=limits.low,
-        info=None if plain or not has_info else words(f"{name}_info"),
-        maximum=limits.high, step=limits.step, min_width=200, visible=visible,
+        value=value, minimum=limits.low, maximum=limits.high, step=limits.step, min_width=200,
+        **labelled(name, known, plain, visible),
     )  # fmt: skip
+
+
+def labelled(name: str, known: Setting, plain: bool = False, visible: bool = True) -> dict:
+    """What every field of a setting has: its words, in the reader's language or `plain`."""
+    has_info = f"{name}_info" in texts()["en"]
+    return {
+        "label": known.label if plain else words(name),
+        "info": None if plain or not has_info else words(f"{name}_info"),
+        "visible": visible,
+    }
 
 
 def upload(**options) -> gr.File:
@@ -330,14 +344,13 @@ def upload(**options) -> gr.File:
 
 def api_part(studio: Service) -> None:
     """The endpoints, over components that no page shows."""
-    api, values = answered(Api(studio)), defaults(studio.device.preset)
+    api, preset = answered(Api(studio)), studio.device.preset
+    values = preset.served()
     with gr.Row(visible=False):
         settings = {
-            "source": gr.Textbox(values["source"], label="Source"),
+            "source": gr.Textbox(preset.source, label="Source"),
             "target": gr.Textbox(examples(studio.options.base)[0]["target"], label="Target"),
-            **{name: number(name, limits, values[name], True) for name, limits in RANGES.items()},
-            "method": gr.Radio(METHODS, value=values["method"], label="Selection method"),
-            "to_rgb": gr.Checkbox(values["to_rgb"], label="RGB layers"),
+            **{n: field(n, known, values[n], plain=True) for n, known in SERVED.items()},
         }
         domain, file = upload(label="Domain file"), gr.File(label="Domain file")
         several = upload(label="Domain files", file_count="multiple")

@@ -12,22 +12,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import Field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from nada.adapt import (
-    CHOICES,
-    LIMITS,
-    PRESETS,
-    AdaptConfig,
-    DivergedError,
-    Preset,
-    Progress,
-    adapt,
-    prepare,
-)
+from nada.adapt import DivergedError, Progress, adapt
 from nada.checkpoint import fingerprint, load_generator, save_generator
 from nada.clip import load_clips
 from nada.convert import add_convert
@@ -39,22 +29,16 @@ from nada.experiments.sweep import add_sweep
 from nada.facts import blend_facts, describe, file_name, measured_facts, run_facts
 from nada.film import frames, visits, write_mp4
 from nada.generator import Generator
-from nada.guidance import TEMPLATES
-from nada.layers import SELECTORS
 from nada.machine import keep_freed_memory, pick_device
 from nada.memory import fit_preset
+from nada.presets import PRESETS, SETTINGS, Suited, prepare, preset_for
 from nada.prompts import direction_hint, unknown_words
 from nada.sample import image_grid, parse_seeds, sample, to_images
 from nada.serve.service import Service
 from nada.serve.worker import Options
+from nada.settings import Setting
 
 INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
-WEIGHTS = {
-    "directional": "of the directional loss",
-    "global_": "of the global loss",
-    "in_domain": "of the in-domain loss, which keeps pictures different",
-}
-LOOP = [field for field in fields(AdaptConfig) if not field.name.startswith("preview")]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,37 +87,42 @@ def _command(commands, name: str, run, summary: str) -> argparse.ArgumentParser:
 
 
 def add_adapt(commands) -> None:
-    """Options of `adapt`; those of the loop are the fields of `AdaptConfig`."""
+    """Options of `adapt`: files and models, and every setting of a run by its flat name."""
     parser = _command(commands, "adapt", run_adapt, "Train a domain and save it as a file.")
     parser.add_argument("--target", required=True, help="what the pictures shall become")
     parser.add_argument("--source", help="what they are (default: the preset's)")
     parser.add_argument("--out", type=Path, help="domain file to write (default: by the target)")
-    parser.add_argument("--clip", default="demo", help="CLIP models joined by + (default: demo)")
+    parser.add_argument("--clip", default="auto", help="CLIP models joined by + (default: auto, "
+                        "those that suit the generator)")  # fmt: skip
     parser.add_argument("--start", type=Path, metavar="FILE", help="domain file to go on from")
     parser.add_argument("--preset", choices=PRESETS, help="defaults (default: by the generator)")
-    parser.add_argument("--method", choices=SELECTORS, help="how layers are chosen")
-    parser.add_argument("--k", type=int, metavar="N", help="layers to train, 0 for all")
-    for name, meaning in WEIGHTS.items():
-        options = {"type": _weight, "metavar": "W", "help": f"weight {meaning}"}
-        parser.add_argument(_flag(name), dest=name, **options)
-    parser.add_argument("--views", type=int, metavar="N", help="views of each picture, 0 for none")
-    loop = parser.add_argument_group("training loop", AdaptConfig.__doc__)
-    for field in LOOP:
-        loop.add_argument(_flag(field.name), dest=field.name, **_argument(field))
+    titles = {"config": "training loop", "guidance": "loss", "selection": "layers"}
+    groups = {part: parser.add_argument_group(title) for part, title in titles.items()}
+    for name, place in SETTINGS.items():
+        groups[place.part].add_argument(flag(name), dest=name, **_argument(place.setting))
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """The option of a setting: "global_" → "--global"."""
     return "--" + name.strip("_").replace("_", "-")
 
 
-def _argument(field: Field) -> dict:
-    """How argparse reads a field of `AdaptConfig`; a field that is not given stays None."""
-    if field.type is bool:
-        return {"action": argparse.BooleanOptionalAction, "default": None}
-    if field.name in CHOICES:
-        return {"type": type(CHOICES[field.name][0]), "choices": CHOICES[field.name]}
-    number, low, high = LIMITS[field.name]
-    return {"type": number, "metavar": "N", "help": f"from {low} to {high}"}
+def _argument(setting: Setting) -> dict:
+    """How argparse reads a setting; one that is not given stays None."""
+    words = f"{setting.label}. {setting.help}".replace("%", "%%")
+    if setting.kind is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": None, "help": words}
+    if setting.choices is not None:
+        kind = type(next(iter(setting.choices)))
+        return {"type": kind, "choices": list(setting.choices), "help": words}
+    if setting.kind is tuple:
+        return {"type": _numbers, "metavar": "N,N", "help": f"{words} Numbers joined by commas."}
+    words += f" {setting.expected[0].upper()}{setting.expected[1:]}."
+    return {"type": setting.kind, "metavar": "N", "help": words}
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -143,26 +132,17 @@ def _seeds(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _weight(text: str) -> float:
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = -1.0
-    if not 0 <= weight <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no weight; give a number from 0 to 1000.")
-    return weight
-
-
 def run_adapt(args: argparse.Namespace) -> int:
     """Train, show progress, save the domain; also after Ctrl-C and after divergence."""
-    preset, out = chosen_preset(args), args.out or Path(file_name(args.target))
+    suited, out = chosen(args), args.out or Path(file_name(args.target))
     if out.is_dir():
         raise ValueError(f"{out} is a folder; give --out the name of a file.")
     device = pick_device(args.device)
-    frozen, clips = load_generator(args.generator, device), load_clips(args.clip, device)
+    frozen, clips = load_generator(args.generator, device), load_clips(suited.clip, device)
+    preset = suited.preset if args.k is not None else suited.preset.fitted(frozen)
     preset, plan = fit_preset(frozen, clips, preset)
-    loss, select = prepare(clips, preset.source, args.target, preset)
-    prompts, templates = (preset.source, args.target), preset.guidance.get("templates", TEMPLATES)
+    loss, select = prepare(clips, args.target, preset)
+    prompts, templates = (preset.source, args.target), preset.guidance.prompt_templates
     words, direction = unknown_words(clips[0], prompts), direction_hint(clips, *prompts, templates)
     for note in filter(None, (plan, words, direction)):
         print(note, file=sys.stderr)
@@ -179,25 +159,19 @@ def run_adapt(args: argparse.Namespace) -> int:
     return status
 
 
-def chosen_preset(args: argparse.Namespace) -> Preset:
-    """The preset that fits the generator, with what the command line changes in it.
+def chosen(args: argparse.Namespace) -> Suited:
+    """The preset and the CLIP models that suit the generator, with what the command line changes.
 
     Raises:
         ValueError: a setting out of range.
     """
-    preset = PRESETS[args.preset or ("demo" if args.generator == "demo" else "ffhq")]
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    loop = {field.name: given[field.name] for field in LOOP if field.name in given}
-    if "lr" in loop and "final_lr" not in loop:
-        loop["final_lr"] = preset.config.final_rate(loop["lr"])
-    guidance = {name: given[name] for name in (*WEIGHTS, "views") if name in given}
-    rest = {name: given[name] for name in ("source", "method", "k") if name in given}
-    return replace(
-        preset,
-        config=replace(preset.config, preview_every=0, **loop),
-        guidance={**preset.guidance, **guidance},
-        **rest,
-    )
+    name, preset, clip = preset_for(args.generator)
+    if args.preset:
+        name, preset = args.preset, PRESETS[args.preset]
+    given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    preset = replace(preset, config=replace(preset.config, preview_every=0)).with_(given)
+    preset = replace(preset, source=args.source or preset.source)
+    return Suited(name, preset, clip if args.clip == "auto" else args.clip)
 
 
 def follow(steps: Iterator[Progress], total: int, as_json: bool) -> tuple[Progress | None, int]:

@@ -8,42 +8,18 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from nada.clip import CLIP, resize
+from nada.clip import resize
 from nada.compute import PRECISIONS, SynthesisOptions, clip_in
 from nada.generator import Generator
-from nada.guidance import Augmented, WeightedSum, build_loss, target_loss
-from nada.layers import SELECTION_OPTIONS, SELECTORS, candidates, freeze_all_but
+from nada.layers import candidates, freeze_all_but
 from nada.sample import sample
+from nada.settings import Range, check, setting
 
 Select = Callable[..., Sequence[str]]  # (generator, z, names=candidates) → names of layers
-
-
-LIMITS = {
-    "steps": (int, 1, 100_000),
-    "batch": (int, 1, 256),
-    "lr": (float, 0, 10),
-    "final_lr": (float, 0, 10),
-    "beta1": (float, 0, 0.9999),
-    "beta2": (float, 0, 0.999999),
-    "truncation_psi": (float, -2, 2),
-    "mixing": (float, 0, 1),
-    "seed": (int, 0, 2**63 - 1),
-    "select_every": (int, 0, 100_000),
-    "select_batch": (int, 1, 256),
-    "preview_every": (int, 0, 100_000),
-    "preview_psi": (float, -2, 2),
-    "micro_batch": (int, 0, 256),
-    "latent_pool": (int, 0, 10_000),
-}  # kind, least and most of each number in AdaptConfig
-CHOICES = {
-    "precision": PRECISIONS,
-    "resolution": (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
-}  # what each of the others may be
 
 
 class DivergedError(RuntimeError):
@@ -54,66 +30,89 @@ class DivergedError(RuntimeError):
 class AdaptConfig:
     """Settings of a run; the defaults are the original's for FFHQ. ValueError names a bad one.
 
-    steps: updates of the weights. batch: pictures in each.
-    lr, final_lr: Adam's rate at the first and the last step, along half a cosine; None keeps lr.
-    beta1, beta2: Adam's. beta1 = 0 lets no layer coast on steps of an earlier choice.
-    truncation_psi: of the training pictures, 1 for all the variety.
-    mixing: chance that a step's pictures change to a second latent part of the way up.
-    seed: of latents, noise, mixing and augmentation; same seed, same result, on a CPU to the bit
-        (a GPU adds the gradient's parts up in no fixed order).
-    select_every: steps between choices of layers, 0 for one choice at the start.
-    select_batch: latents for each choice. train_to_rgb: let the RGB outputs be candidates too.
-    train_noise: let the strengths of the noise train with their layers, as the original does; a
-        base without noise, such as the bundled one, would only learn grain.
-    preview_every: steps between previews, 0 for none; there is one after the first step as well.
-    preview_seeds, preview_psi: what the previews show, with `sample`'s meaning.
-
-    What makes a step cheaper:
-    precision: "fp32"; "bf16" for convolutions in bfloat16, with gradients a few per cent off;
-        "auto" for that where the hardware has it.
-    resolution: side of the training pictures, whose finest layers then stay as they are; 0 for the
-        generator's.
-    micro_batch: pictures at once, 0 for all; the same sums in less memory.
-    checkpointing: compute a part of the forward pass twice instead of keeping it in memory.
-    latent_pool: number of batches of latents that come round again, so that the frozen twin draws each
-        only once; 0 for new ones in each step.
+    What the previews show is the front end's: `preview_every`, `preview_seeds` and `preview_psi`.
     """
 
-    steps: int = 150
-    batch: int = 2
-    lr: float = 0.0016
-    final_lr: float | None = None
-    beta1: float = 0.0
-    beta2: float = 0.99 ** (4 / 5)
-    truncation_psi: float = 1.0
-    mixing: float = 0.0
-    seed: int = 0
-    select_every: int = 0
-    select_batch: int = 8
-    train_to_rgb: bool = False
-    train_noise: bool = True
-    preview_every: int = 0
+    steps: int = setting(
+        150, "Steps", "More steps move further from the source.",
+        range=Range(1, 100_000), place=0, served=Range(1, 2000, 1),
+    )  # fmt: skip
+    batch: int = setting(
+        2, "Batch", "Pictures in a step.", range=Range(1, 256), place=4, served=Range(1, 16, 1)
+    )
+    lr: float = setting(
+        0.0016, "Learning rate", "Of Adam, at the start.",
+        range=Range(0, 10), place=5, served=Range(1e-5, 0.2, 1e-5),
+    )  # fmt: skip
+    final_lr: float | None = setting(
+        None, "Final learning rate", "Of Adam at the last step, reached along half a cosine.",
+        range=Range(0, 10),
+    )  # fmt: skip
+    # beta1 = 0 lets no layer coast on steps of an earlier selection
+    beta1: float = setting(
+        0.0, "Beta 1", "Adam's momentum; 0 stops a layer at once that is frozen again.",
+        range=Range(0, 0.9999),
+    )  # fmt: skip
+    beta2: float = setting(
+        0.99 ** (4 / 5), "Beta 2", "Adam's memory of squared gradients.", range=Range(0, 0.999999)
+    )
+    truncation_psi: float = setting(
+        1.0, "Truncation", "Variety of the pictures trained on.",
+        range=Range(-2, 2), api_name="truncation", place=9, served=Range(0.0, 1.5, 0.05),
+    )  # fmt: skip
+    mixing: float = setting(
+        0.0, "Style mixing", "Chance that a step's latents change to others part of the way up.",
+        range=Range(0, 1),
+    )  # fmt: skip
+    # on a CPU to the bit; a GPU adds the gradient's parts up in no fixed order
+    seed: int = setting(
+        0, "Seed", "Same seed and settings, same result.",
+        range=Range(0, 2**63 - 1), place=3, served=Range(0, 2**32 - 1, 1),
+    )  # fmt: skip
+    select_every: int = setting(
+        0, "Select every n steps", "0 selects once, at the start.",
+        range=Range(0, 100_000), place=2, served=Range(0, 2000, 1),
+    )  # fmt: skip
+    select_batch: int = setting(
+        8, "Selection batch", "Latents of each selection of layers.", range=Range(1, 256)
+    )
+    train_to_rgb: bool = setting(
+        False, "RGB layers", "Let the RGB outputs train as well.", api_name="to_rgb", place=11
+    )
+    # a base without noise, such as the bundled one, would only learn grain
+    train_noise: bool = setting(
+        True, "Train noise", "Let the strengths of the noise train with their layers."
+    )
+    preview_every: int = setting(
+        0, "Preview every n steps", "0 for none; there is one after the first step as well.",
+        range=Range(0, 100_000),
+    )  # fmt: skip
     preview_seeds: tuple[int, ...] = (0, 1, 2, 3)
-    preview_psi: float = 0.7
-    precision: str = "fp32"
-    resolution: int = 0
-    micro_batch: int = 0
-    checkpointing: bool = False
-    latent_pool: int = 0
+    preview_psi: float = setting(
+        0.7, "Truncation of previews", "As of samples.", range=Range(-2, 2)
+    )
+    precision: str = setting(
+        "fp32", "Precision", "Of convolutions: bf16 is faster with gradients a few per cent off, "
+        "auto takes it where the hardware has it.", choices=PRECISIONS,
+    )  # fmt: skip
+    resolution: int = setting(
+        0, "Training resolution", "Side of the images trained on; finer layers stay as they are. "
+        "0 for the generator's.", choices=(0, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+    )  # fmt: skip
+    micro_batch: int = setting(
+        0, "Micro-batch", "Images at once, 0 for all; the same sums in less memory.",
+        range=Range(0, 256),
+    )  # fmt: skip
+    checkpointing: bool = setting(
+        False, "Checkpointing", "Compute part of the forward pass twice instead of keeping it."
+    )
+    latent_pool: int = setting(
+        0, "Latent pool", "Batches of latents that come round again, so that the frozen twin draws "
+        "each once; 0 for new ones in each step.", range=Range(0, 10_000),
+    )  # fmt: skip
 
     def __post_init__(self):
-        for name, (kind, low, high) in LIMITS.items():
-            value = getattr(self, name)
-            if name == "final_lr" and value is None:
-                continue
-            number = isinstance(value, int if kind is int else (int, float))
-            if not number or isinstance(value, bool) or not low <= value <= high:
-                wanted = "a whole number" if kind is int else "a number"
-                raise ValueError(f"{name} is {value!r}: give {wanted} from {low} to {high}.")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                words = ", ".join(map(str, known))
-                raise ValueError(f"{name} is {getattr(self, name)!r}: give one of {words}.")
+        check(self)
 
     def synthesis_options(self, generator: Generator) -> SynthesisOptions:
         """How the pictures of a step are computed."""
@@ -252,10 +251,10 @@ def _draw_z(generator: Generator, count: int, random: torch.Generator) -> Tensor
 
 
 class FrozenTwin:
-    """What both twins get in a step, and the pictures that the frozen one makes of it.
+    """Latents and noise of each step, and the frozen twin's images.
 
-    Where latents come round again (`AdaptConfig.latent_pool`), so does all that belongs to them; their
-    pictures are kept at the size that CLIP sees, since nothing else looks at them.
+    With a pool of latents (`AdaptConfig.latent_pool`) the images are cached at CLIP's size, since
+    nothing else looks at them.
     """
 
     def __init__(
@@ -360,64 +359,3 @@ def _preview(trainable: Generator, config: AdaptConfig, step: int) -> Tensor | N
     if not (config.preview_every and due):
         return None
     return sample(trainable, config.preview_seeds, config.preview_psi, precision=config.precision)
-
-
-# Usual settings
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Settings that suit a base generator: of the loop, the loss and the choice of layers.
-
-    guidance: keyword arguments of `objective`. method: a key of SELECTORS. k: layers to train,
-    0 for all. source: the prompt for what the base shows.
-    """
-
-    config: AdaptConfig
-    guidance: dict
-    source: str
-    method: str = "gradient"
-    k: int = 0
-
-
-PRESETS = {
-    "demo": Preset(
-        AdaptConfig(
-            steps=60, batch=4, lr=0.004, final_lr=0.001, beta2=0.99, truncation_psi=0.9,
-            train_noise=False, preview_every=4, resolution=64, precision="auto",
-        ),
-        guidance={
-            "directional": 1.0, "global_": 1.0, "in_domain": 0.5, "views": 1, "templates": ("{}",),
-        },
-        source="photo",
-    ),
-    "ffhq": Preset(
-        AdaptConfig(steps=300, preview_every=10, precision="auto"),
-        guidance={"directional": 1.0},
-        source="photo",
-        k=10,
-    ),
-}  # fmt: skip
-
-
-def prepare(
-    clips: Sequence[CLIP], source: str, target: str, preset: Preset
-) -> tuple[WeightedSum | Augmented, Select]:
-    """The loss and the selector of a preset for two prompts, as `adapt` takes them.
-
-    PromptError for prompts that cannot be read, ValueError for an unknown method.
-    """
-    if preset.method not in SELECTORS:
-        raise ValueError(
-            f"There is no method {preset.method!r} of choosing layers: "
-            f"use {' or '.join(map(repr, SELECTORS))}."
-        )
-    loss = build_loss(clips, source, target, **preset.guidance)
-    config, asks = preset.config, target_loss(clips, target)
-    options = SynthesisOptions(
-        min(SELECTION_OPTIONS.micro_batch, config.micro_batch or config.batch),
-        config.precision,
-        config.resolution,
-        config.checkpointing,
-    )
-    return loss, partial(SELECTORS[preset.method], objective=asks, k=preset.k, options=options)

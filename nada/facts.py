@@ -10,12 +10,13 @@ from dataclasses import asdict
 
 import torch
 
-from nada.adapt import Preset, Progress
+from nada.adapt import Progress
 from nada.clip import CLIP
 from nada.delta import Delta
 from nada.generator import Generator
 from nada.guidance import prompt_features
 from nada.metrics import diversity, quality
+from nada.presets import SETTINGS, Preset
 from nada.sample import sample
 
 MEASURED_SEEDS = range(1000, 1016)  # far from the seeds that a page shows
@@ -23,13 +24,16 @@ MEASURED_SEEDS = range(1000, 1016)  # far from the seeds that a page shows
 
 def run_facts(clips: Sequence[CLIP], target: str, preset: Preset, progress: Progress) -> dict:
     """The run that made a domain, as JSON can hold it."""
+    flat = preset.flat()
     return {
         "source": preset.source,
         "target": target,
         "clip": [clip.name for clip in clips],
-        "method": preset.method,
-        "k": preset.k,
-        "guidance": {**preset.guidance},
+        "method": preset.selection.method,
+        "k": preset.selection.k,
+        "guidance": {
+            name: value for name, value in flat.items() if SETTINGS[name].part == "guidance"
+        },
         "config": asdict(preset.config),
         "layers": list(progress.layers),
         "steps_done": progress.step,

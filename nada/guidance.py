@@ -1,20 +1,22 @@
 """What tells the generator where to go: directions and losses in CLIP's space.
 
-A loss here is a function of unit features, wrapped so that it can be called with pictures. Several
+A loss here is a function of unit features, wrapped so that it can be called with images. Several
 of them make a `WeightedSum`, which encodes each batch once per CLIP model however many terms look
-at it. `objective` builds the usual mix. Facts about the method: StyleGAN-NADA, arXiv 2108.00946.
+at it. `build_loss` makes the usual mix. Sections and equations: StyleGAN-NADA, arXiv 2108.00946.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nada.clip import CLIP, PromptError, resize
+from nada.augment import Augmented
+from nada.clip import CLIP, PromptError
 from nada.formats.messages import quote
+from nada.settings import Range, check, setting
 
 # The prompt templates of the CLIP paper for ImageNet, less the plural "a photo of many {}.": 79.
 _ARTICLES = ("a", "the")
@@ -38,9 +40,10 @@ TEMPLATES = (
     *(f"{article} {material} {{}}." for material in _MATERIALS for article in _ARTICLES),
 )  # fmt: skip
 
-# A move in CLIP's space shorter than this (unit features: 3 degrees) counts by its length instead
-# of as a whole step. The twins start identical, where a cosine has no value and next to it a
-# gradient without bound, which would fill Adam's memory and hold back the next hundred steps.
+TEMPLATE_SETS = {"bare": ("{}",), "imagenet": TEMPLATES}
+
+# cos is undefined at 0, where the twins start, and its gradient unbounded near it: clamp the norm
+# (unit features: 3 degrees), so that the first steps do not dominate Adam's second moment.
 SHORTEST_MOVE = 0.05
 
 
@@ -205,140 +208,62 @@ class WeightedSum(nn.Module):
         return max(term.clip.resolution for term in self.losses)
 
 
-class RandomViews(nn.Module):
-    """Randomly changed copies of pictures; those of several batches all changed alike, so that the
-    difference between a source and an adapted picture stays what it is.
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """What `build_loss` is made of; ValueError names a bad setting. The lambdas weigh the terms."""
 
-    Pictures are clamped to [-1, 1] first: CLIP is not pleased by what nobody sees. Random numbers
-    come from a CPU generator of this object's own, set by `seed`: the same changes on every device.
+    lambda_directional: float = setting(
+        1.0, "Directional loss", "Weight: along source → target.",
+        range=Range(0, 1000), name="directional", place=6, served=Range(0.0, 10.0, 0.05),
+    )  # fmt: skip
+    lambda_global: float = setting(
+        0.0, "Global loss", "Weight: likeness to the target.",
+        range=Range(0, 1000), name="global_", place=7, served=Range(0.0, 10.0, 0.05),
+    )  # fmt: skip
+    lambda_in_domain: float = setting(
+        0.0, "In-domain loss", "Weight: keeps people different.",
+        range=Range(0, 1000), name="in_domain", place=8, served=Range(0.0, 10.0, 0.05),
+    )  # fmt: skip
+    views: int = setting(
+        0, "Views", "Randomly changed copies of each image that CLIP sees; 0 for the image itself.",
+        range=Range(0, 64),
+    )  # fmt: skip
+    templates: str | tuple[str, ...] = setting(
+        "imagenet", "Prompt templates",
+        "What the direction is averaged over: bare prompts, or the 79 that CLIP used for ImageNet.",
+        choices=TEMPLATE_SETS, lists=True,
+    )  # fmt: skip
+    clip_weights: tuple[float, ...] | None = setting(
+        None, "CLIP weights", "One for each CLIP model of an ensemble; equal unless given.",
+        name="weights",
+    )  # fmt: skip
 
-    views: copies of each picture. translate: largest shift, of the side; scale: largest change of
-    size, of 1; rotate: degrees; cutout: largest side of the grey square, of the side; colour:
-    largest change of brightness (of half the range), contrast and saturation, of 1. Half of the
-    views are mirrored.
-    """
-
-    def __init__(
-        self,
-        views: int = 2,
-        translate: float = 0.06,
-        scale: float = 0.12,
-        rotate: float = 8.0,
-        cutout: float = 0.25,
-        colour: float = 0.15,
-    ):
-        super().__init__()
-        if views < 1:
-            raise ValueError(f"The number of views must be 1 or more, got {views}.")
-        self.views = views
-        self.translate, self.scale, self.rotate = translate, scale, math.radians(rotate)
-        self.cutout, self.colour = cutout, colour
-        self.random = torch.Generator()
-        self.seed(0)
-
-    def seed(self, seed: int) -> None:
-        """Start the sequence of random changes that belongs to `seed`."""
-        self.random.manual_seed(seed)
-
-    def draw(self, side: int, *batches: Tensor) -> tuple[Tensor, ...]:
-        """Batches [N, 3, H, W] → [views·N, 3, side, side], all changed alike."""
-        batches = [resize(images, side).repeat(self.views, 1, 1, 1) for images in batches]
-        count, device = len(batches[0]), batches[0].device
-        grid = self._grid(count, side).to(device)
-        matrix, offset = (part.to(device) for part in self._colours(count))
-        mask = self._mask(count, side).to(device)
-        return tuple(_change(images, grid, matrix, offset, mask) for images in batches)
-
-    def _uniform(self, count: int, limit: float) -> Tensor:
-        """`count` numbers in [-limit, limit], on the CPU."""
-        return (torch.rand(count, generator=self.random) * 2 - 1) * limit
-
-    def _grid(self, count: int, side: int) -> Tensor:
-        """Where each output pixel is read from, [N, side, side, 2]: an affine map of the plane."""
-        angle, zoom = self._uniform(count, self.rotate), 1 + self._uniform(count, self.scale)
-        mirror = self._uniform(count, 1.0).sign()
-        right, down = (self._uniform(count, 2 * self.translate) for _ in range(2))
-        cos, sin = angle.cos() * zoom, angle.sin() * zoom
-        rows = [cos * mirror, -sin, right, sin * mirror, cos, down]
-        theta = torch.stack(rows, dim=1).view(count, 2, 3)
-        return F.affine_grid(theta, [count, 3, side, side], align_corners=False)
-
-    def _colours(self, count: int) -> tuple[Tensor, Tensor]:
-        """Saturation, contrast and brightness as one map c ↦ M c + b: [N, 3, 3] and [N, 1, 1]."""
-        saturation, contrast = (1 + self._uniform(count, self.colour) for _ in range(2))
-        luma = torch.tensor([0.299, 0.587, 0.114]).expand(3, 3)  # ITU-R BT.601
-        saturation, contrast = saturation.view(-1, 1, 1), contrast.view(-1, 1, 1)
-        matrix = contrast * (saturation * torch.eye(3) + (1 - saturation) * luma)
-        return matrix, self._uniform(count, self.colour).view(-1, 1, 1)
-
-    def _mask(self, count: int, side: int) -> Tensor:
-        """1 where the picture is kept and 0 in a random square, [N, 1, side, side]."""
-        centre = self._uniform(2 * count, 1.0).view(2, count, 1)
-        half = self._uniform(count, self.cutout).abs().view(count, 1)  # in a range of length 2
-        line = (torch.arange(side) + 0.5) / side * 2 - 1
-        down, right = (line - centre).abs() < half  # [N, side] each
-        return 1 - (down[:, None, :, None] & right[:, None, None, :]).float()
-
-
-class Augmented(RandomViews):
-    """A loss of randomly changed copies of each picture instead of the picture itself.
-
-    A direction that fools CLIP in one exact view rarely fools it in many. views, changes: as
-    `RandomViews` takes them.
-    """
-
-    def __init__(self, loss: WeightedSum, views: int = 2, **changes: float):
-        super().__init__(views, **changes)
-        self.loss = loss
+    def __post_init__(self):
+        check(self)
 
     @property
-    def resolution(self) -> int:
-        """The largest picture that any of the CLIP models takes, in pixels."""
-        return self.loss.resolution
-
-    def views_of(self, *batches: Tensor) -> tuple[Tensor, ...]:
-        """Batches [N, 3, H, W] → [views·N, 3, s, s], all changed alike; s is CLIP's resolution."""
-        return self.draw(self.resolution, *batches)
-
-    def terms(self, source_images: Tensor, adapted_images: Tensor) -> dict[str, Tensor]:
-        """The wrapped loss's terms of one draw of views."""
-        return self.loss.terms(*self.views_of(source_images, adapted_images))
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of what `terms` returned."""
-        return self.loss.total(terms)
-
-    def forward(self, source_images: Tensor, adapted_images: Tensor) -> Tensor:
-        """The scalar loss of one draw of views."""
-        return self.total(self.terms(source_images, adapted_images))
-
-
-def _change(images: Tensor, grid: Tensor, matrix: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-    images = images.clamp(-1, 1)  # as they are shown: nothing is gained by whiter than white
-    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    images = (matrix @ images.flatten(2) + offset).view_as(images)
-    return images * mask
+    def prompt_templates(self) -> Sequence[str]:
+        """The templates themselves, "{}" where a prompt goes."""
+        return TEMPLATE_SETS[self.templates] if isinstance(self.templates, str) else self.templates
 
 
 def build_loss(
-    clips: Sequence[CLIP],
-    source: str,
-    target: str,
-    directional: float = 1.0,
-    global_: float = 0.0,
-    in_domain: float = 0.0,
-    views: int = 0,
-    templates: Sequence[str] = TEMPLATES,
-    weights: Sequence[float] | None = None,
+    clips: Sequence[CLIP], source: str, target: str, config: GuidanceConfig | None = None
 ) -> WeightedSum | Augmented:
     """The usual loss of (source images, adapted images) for one CLIP model or an ensemble.
 
-    directional, global_, in_domain: weights of the terms, 0 leaves one out. The global term uses
-    the bare target prompt; `templates` are the direction's. views: augmented copies of each
-    picture, 0 for the picture itself. weights: one per model, all 1 by default; their sum counts
-    as 1, so that the loss of an ensemble has the scale of one model's.
+    Args:
+        clips: the models, each once. Their weights count as shares of 1, so that the loss of an
+            ensemble has the scale of one model's.
+        source, target: prompts. The global term uses the bare target prompt.
+        config: the weights and the rest; the directional loss alone by default.
+
+    Raises:
+        PromptError: a prompt cannot be read, or both mean the same to a model.
+        ValueError: no term has a weight, or the models and their weights do not pair.
     """
-    weights = [1.0] * len(clips) if weights is None else list(weights)
+    config = config or GuidanceConfig()
+    weights = [1.0] * len(clips) if config.clip_weights is None else list(config.clip_weights)
     if len(weights) != len(clips) or not clips or sum(weights) <= 0:
         raise ValueError(f"Got {len(clips)} CLIP models and weights {weights}: give one for each.")
     if len({clip.name for clip in clips}) < len(clips):
@@ -346,11 +271,23 @@ def build_loss(
     weighted = {}
     for clip, share in zip(clips, weights, strict=True):
         suffix = f" {clip.name}" if len(clips) > 1 else ""
-        parts = _parts(clip, source, target, directional, global_, in_domain, templates)
-        for name, (weight, term) in parts.items():
+        for name, (weight, term) in _terms(clip, source, target, config).items():
             weighted[name + suffix] = (weight * share / sum(weights), term)
     loss = WeightedSum(weighted)
-    return Augmented(loss, views) if views else loss
+    return Augmented(loss, config.views) if config.views else loss
+
+
+def _terms(
+    clip: CLIP, source: str, target: str, config: GuidanceConfig
+) -> dict[str, tuple[float, FeatureLoss]]:
+    # The direction is taken in any case: it is what notices a bad or a pointless pair of prompts.
+    direction = text_direction(clip, source, target, config.prompt_templates)
+    terms = {
+        "directional": (config.lambda_directional, DirectionalLoss(clip, direction)),
+        "global": (config.lambda_global, GlobalLoss(clip, target)),
+        "in_domain": (config.lambda_in_domain, InDomainLoss(clip)),
+    }
+    return {name: term for name, term in terms.items() if term[0]}
 
 
 def target_loss(clips: Sequence[CLIP], target: str) -> Callable[[Tensor], Tensor]:
@@ -358,14 +295,3 @@ def target_loss(clips: Sequence[CLIP], target: str) -> Callable[[Tensor], Tensor
     selectors take as their objective."""
     losses = [GlobalLoss(clip, target) for clip in clips]
     return lambda images: sum(loss(images) for loss in losses) / len(losses)
-
-
-def _parts(clip, source, target, directional, global_, in_domain, templates) -> dict:
-    # The direction is taken in any case: it is what notices a bad or a pointless pair of prompts.
-    direction = text_direction(clip, source, target, templates)
-    parts = {
-        "directional": (directional, DirectionalLoss(clip, direction)),
-        "global": (global_, GlobalLoss(clip, target)),
-        "in_domain": (in_domain, InDomainLoss(clip)),
-    }
-    return {name: part for name, part in parts.items() if part[0]}

@@ -8,12 +8,14 @@ generator as it found it; `freeze_all_but` acts on the names.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nada.compute import SynthesisOptions
 from nada.generator import Generator
+from nada.settings import Range, check, setting
 
 Objective = Callable[[Tensor], Tensor]  # images [N, 3, H, W] → scalar, a mean over the batch
 
@@ -199,6 +201,21 @@ def select_by_w_shift(
 
 
 SELECTORS = {"gradient": select_by_gradient, "w_shift": select_by_w_shift}
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Which layers a run trains; ValueError names a bad setting."""
+
+    method: str = setting(
+        "gradient", "Selection method", "What ranks layers.", choices=SELECTORS, place=10
+    )
+    k: int = setting(
+        0, "Layers k", "How many layers train; 0 trains them all.", range=Range(0, 26, 1), place=1
+    )
+
+    def __post_init__(self):
+        check(self)
 
 
 def select_layers_to_unfreeze(

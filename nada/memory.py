@@ -13,11 +13,12 @@ from math import ceil
 import torch
 
 import op
-from nada.adapt import AdaptConfig, Preset
+from nada.adapt import AdaptConfig
 from nada.clip import CLIP
 from nada.compute import uses_bf16
 from nada.generator import Generator, GeneratorConfig
 from nada.machine import free_bytes
+from nada.presets import Preset
 
 LEAST_RESOLUTION = 256  # below it CLIP, which sees 224 pixels, would miss something
 PASSING = 6  # tensors of the largest layer at once on the way back: gradients and reordered copies
@@ -204,7 +205,7 @@ def fit_preset(
     Raises:
         TooLittleMemory: no plan fits.
     """
-    plan = fit(generator, clips, preset.config, preset.guidance.get("views", 0), free)
+    plan = fit(generator, clips, preset.config, preset.guidance.views, free)
     return replace(preset, config=plan), changes(preset.config, plan, generator)
 
 

@@ -3,11 +3,11 @@
 import time
 from dataclasses import replace
 
-from nada.adapt import PRESETS
+from nada.presets import PRESETS
 from nada.serve.jobs import Job
 
 CONFIG = replace(PRESETS["demo"].config, steps=3, batch=2, select_batch=2, preview_every=1)
-PRESET = replace(PRESETS["demo"], config=CONFIG, k=2)
+PRESET = replace(PRESETS["demo"], config=CONFIG).with_({"k": 2})
 JOB = Job("zombie", PRESET)
 
 

@@ -9,18 +9,20 @@ from functools import partial
 import pytest
 import torch
 
-from nada.adapt import PRESETS, AdaptConfig, DivergedError, adapt, prepare
-from nada.guidance import GlobalLoss, build_loss
-from nada.layers import candidates, select_by_gradient, select_by_w_shift
+from nada.adapt import AdaptConfig, DivergedError, adapt
+from nada.guidance import GlobalLoss, GuidanceConfig, build_loss
+from nada.layers import SelectionConfig, candidates, select_by_gradient, select_by_w_shift
+from nada.presets import PRESETS, prepare
 from nada.sample import sample
 from tests.helpers import TINY, tiny_generator
 
 QUICK = AdaptConfig(steps=4, batch=2, lr=0.02, select_batch=4, beta2=0.99)
+GUIDANCE = GuidanceConfig(lambda_global=2.0, lambda_in_domain=0.5, views=2)
 
 
 @pytest.fixture
 def loss(clip_tiny):
-    return build_loss([clip_tiny], "photo", "sketch", global_=2.0, in_domain=0.5, views=2)
+    return build_loss([clip_tiny], "photo", "sketch", GUIDANCE)
 
 
 def run(generator, loss, config=QUICK, select=None):
@@ -400,8 +402,9 @@ def test_training_at_a_lower_resolution_leaves_the_finest_layers(generator, loss
 
 def test_selection_sees_what_training_does(generator, clip_tiny):
     config = dataclasses.replace(QUICK, resolution=8, precision="bf16")
-    preset = dataclasses.replace(PRESETS["demo"], config=config, k=2, method="w_shift")
-    loss, select = prepare([clip_tiny], "photo", "pencil sketch", preset)
+    preset = dataclasses.replace(PRESETS["demo"], config=config)
+    preset = preset.with_({"k": 2, "method": "w_shift"})
+    loss, select = prepare([clip_tiny], "pencil sketch", preset)
     _, story = run(generator, loss, config, select)
     assert set(story[0].layers) < {"conv1", "convs.0", "convs.1"}
 
@@ -469,20 +472,14 @@ def test_settings_out_of_range_get_a_sentence(name, value):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_run(generator, clip_tiny, name):
-    preset = PRESETS[name]
-    preset = dataclasses.replace(
-        preset,
-        config=dataclasses.replace(preset.config, steps=2),
-        k=min(preset.k, 3),
-    )
-    loss, select = prepare([clip_tiny], preset.source, "pencil sketch", preset)
+    preset = PRESETS[name].with_({"steps": 2, "k": min(PRESETS[name].selection.k, 3)})
+    loss, select = prepare([clip_tiny], "pencil sketch", preset)
     adapted, story = run(generator, loss, preset.config, select)
-    assert len(story[0].layers) == (preset.k or len(generator.conv_names))
+    assert len(story[0].layers) == (preset.selection.k or len(generator.conv_names))
     assert story[0].preview is not None
     assert changed(generator, adapted)
 
 
-def test_an_unknown_method_gets_a_sentence(clip_tiny):
-    preset = dataclasses.replace(PRESETS["demo"], method="magic")
-    with pytest.raises(ValueError, match=r"no method 'magic' .* use 'gradient' or 'w_shift'"):
-        prepare([clip_tiny], "photo", "sketch", preset)
+def test_an_unknown_method_gets_a_sentence():
+    with pytest.raises(ValueError, match="method is 'magic': give one of gradient, w_shift"):
+        SelectionConfig(method="magic")

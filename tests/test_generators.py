@@ -7,11 +7,9 @@ import pytest
 import torch
 from playwright.sync_api import expect
 
-from nada.adapt import PRESETS
 from nada.formats import catalogue
 from nada.formats.catalogue import CATALOGUE
 from nada.generator import GeneratorConfig
-from nada.presets import examples
 from nada.serve.generators import GeneratorChoices, offered
 from nada.serve.service import Service
 from nada.serve.validate import BadInput
@@ -72,14 +70,6 @@ def test_a_download_is_told_in_bytes_and_as_a_bar():
     assert 'aria-valuenow="50"' in told and "width:50%" in told and "<b>" not in told
     assert "5.0 MB." in loading(Download(5 * 2**20, None, "x")) and "Loading" in loading(None)
     assert "&lt;b&gt;" in refusal(ValueError("<b>"))
-
-
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_the_catalogues_word_is_what_its_preset_begins_with(name):
-    entry = CATALOGUE[name]
-    assert entry.word == PRESETS[entry.preset].source
-    assert entry.word in {example["source"] for example in examples(entry.preset)}
-    assert entry.licence and entry.aligned and not entry.licence.endswith(".")
 
 
 def test_a_reason_is_told_of_the_choice_and_of_no_other():

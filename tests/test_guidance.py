@@ -10,6 +10,7 @@ from nada.guidance import (
     Augmented,
     DirectionalLoss,
     GlobalLoss,
+    GuidanceConfig,
     InDomainLoss,
     WeightedSum,
     build_loss,
@@ -111,7 +112,9 @@ def test_braces_in_a_prompt_stay_what_they_are(clip_tiny, prompt):
 @pytest.mark.parametrize("target", ["photo", " Photo ", "PHOTO"])
 def test_prompts_that_mean_the_same_get_a_sentence(clip_tiny, target):
     with pytest.raises(PromptError, match="are the same to CLIP model tiny: choose a target"):
-        build_loss([clip_tiny], "photo", target, directional=0.0, global_=1.0)
+        build_loss(
+            [clip_tiny], "photo", target, GuidanceConfig(lambda_directional=0.0, lambda_global=1.0)
+        )
 
 
 def test_a_prompt_too_long_with_its_template_gets_a_sentence(clip_tiny):
@@ -148,7 +151,12 @@ def test_in_domain_loss_of_one_picture_gets_a_sentence(clip_tiny):
 
 def test_objective_is_the_weighted_sum_of_its_terms(clip_tiny):
     source, adapted = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
-    loss = build_loss([clip_tiny], "photo", "sketch", directional=1.5, global_=2.0, in_domain=0.25)
+    loss = build_loss(
+        [clip_tiny],
+        "photo",
+        "sketch",
+        GuidanceConfig(lambda_directional=1.5, lambda_global=2.0, lambda_in_domain=0.25),
+    )
     direction = text_direction(clip_tiny, "photo", "sketch")
     parts = {
         "directional": DirectionalLoss(clip_tiny, direction)(source, adapted),
@@ -164,7 +172,9 @@ def test_each_batch_is_encoded_once_however_many_terms_look_at_it(clip_tiny, mon
     seen = []
     encode = clip_tiny.encode_image
     monkeypatch.setattr(clip_tiny, "encode_image", lambda images: seen.append(1) or encode(images))
-    loss = build_loss([clip_tiny], "photo", "sketch", global_=1.0, in_domain=1.0)
+    loss = build_loss(
+        [clip_tiny], "photo", "sketch", GuidanceConfig(lambda_global=1.0, lambda_in_domain=1.0)
+    )
     loss(torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16))
     assert len(seen) == 2
 
@@ -172,7 +182,7 @@ def test_each_batch_is_encoded_once_however_many_terms_look_at_it(clip_tiny, mon
 def test_an_ensemble_is_the_weighted_mean_of_its_models(clip_tiny):
     other = make_clip("other", 16, 16, 1, 64, 8, 24, 49408, 64, 1, 1)
     source, adapted = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
-    loss = build_loss([clip_tiny, other], "photo", "sketch", weights=[1, 3])
+    loss = build_loss([clip_tiny, other], "photo", "sketch", GuidanceConfig(clip_weights=[1, 3]))
     singles = [build_loss([c], "photo", "sketch")(source, adapted) for c in (clip_tiny, other)]
     torch.testing.assert_close(loss(source, adapted), (singles[0] + 3 * singles[1]) / 4)
     assert list(loss.terms(source, adapted)) == ["directional tiny", "directional other"]
@@ -183,9 +193,9 @@ def test_an_ensemble_is_the_weighted_mean_of_its_models(clip_tiny):
 
 def test_weights_that_make_no_loss_get_a_sentence(clip_tiny):
     with pytest.raises(ValueError, match="give at least one term a weight"):
-        build_loss([clip_tiny], "photo", "sketch", directional=0.0)
+        build_loss([clip_tiny], "photo", "sketch", GuidanceConfig(lambda_directional=0.0))
     with pytest.raises(ValueError, match="give one for each"):
-        build_loss([clip_tiny], "photo", "sketch", weights=[1, 1])
+        build_loss([clip_tiny], "photo", "sketch", GuidanceConfig(clip_weights=[1, 1]))
     with pytest.raises(ValueError, match="named twice"):
         build_loss([clip_tiny, clip_tiny], "photo", "sketch")
 
@@ -264,12 +274,17 @@ def test_the_seed_decides_the_views(clip_tiny):
 def test_gradients_of_augmented_losses_reach_the_adapted_pictures_only(clip_tiny):
     source = torch.randn(2, 3, 32, 32, requires_grad=True)
     adapted = torch.randn(2, 3, 32, 32, requires_grad=True)
-    loss = build_loss([clip_tiny], "photo", "sketch", global_=1.0, in_domain=1.0, views=2)
+    loss = build_loss(
+        [clip_tiny],
+        "photo",
+        "sketch",
+        GuidanceConfig(lambda_global=1.0, lambda_in_domain=1.0, views=2),
+    )
     loss(source, adapted).backward()
     assert source.grad is None
     assert adapted.grad.norm() > 0 and adapted.grad.isfinite().all()
 
 
 def test_views_must_be_at_least_one(clip_tiny):
-    with pytest.raises(ValueError, match="views must be 1 or more, got -1"):
-        build_loss([clip_tiny], "photo", "sketch", views=-1)
+    with pytest.raises(ValueError, match="views is -1: give a whole number from 0 to 64"):
+        build_loss([clip_tiny], "photo", "sketch", GuidanceConfig(views=-1))

@@ -155,7 +155,7 @@ def test_snapshots_stay_within_their_room(start, monkeypatch):
 def test_a_run_takes_the_plan_that_fits_and_says_so(start, models, monkeypatch):
     plenty = finished(start())
     assert plenty.plan == "" and Delta.load(plenty.domain).metadata["config"]["micro_batch"] == 0
-    views = PRESET.guidance["views"]
+    views = PRESET.guidance.views
     one_by_one = list(plans(models.generator, CONFIG))[1]
     needed = estimate(models.generator, models.clips, one_by_one, views)
     assert needed < estimate(models.generator, models.clips, CONFIG, views)

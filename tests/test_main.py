@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 
 import nada.memory
-from nada.__main__ import build_parser, chosen_preset, main, stop_on_interrupt
-from nada.adapt import PRESETS
+from nada.__main__ import build_parser, chosen, main, stop_on_interrupt
 from nada.checkpoint import fingerprint, load_generator, save_generator
 from nada.clip import save_clip
 from nada.delta import Delta, blend, diff
 from nada.facts import file_name
+from nada.presets import PRESETS
 from nada.sample import image_grid, sample
 from tests.helpers import tiny_generator
 
@@ -105,23 +105,24 @@ def test_memory_is_told_before_a_run(models, tmp_path, capsys, monkeypatch):
 
 
 def test_options_change_the_preset_of_the_generator():
-    assert chosen_preset(parse()).config.steps == PRESETS["demo"].config.steps
-    assert chosen_preset(parse("--generator", "ffhq.pt")).k == PRESETS["ffhq"].k
-    assert chosen_preset(parse("--generator", "ffhq.pt", "--preset", "demo")).k == 0
-    preset = chosen_preset(
-        parse("--steps", "7", "--global", "0.5", "--views", "0", "--k", "3", "--train-to-rgb")
-    )
-    assert (preset.config.steps, preset.k, preset.config.train_to_rgb) == (7, 3, True)
-    assert preset.guidance["global_"] == 0.5 and preset.guidance["views"] == 0
-    assert preset.guidance["directional"] == PRESETS["demo"].guidance["directional"]
-    assert not chosen_preset(parse("--no-train-to-rgb")).config.train_to_rgb
+    assert chosen(parse()).preset.config.steps == PRESETS["demo"].config.steps
+    assert chosen(parse("--generator", "ffhq.pt")).preset.selection.k == PRESETS["ffhq"].selection.k
+    assert chosen(parse("--generator", "ffhq.pt", "--preset", "demo")).preset.selection.k == 0
+    assert chosen(parse()).clip == "demo"
+    assert chosen(parse("--generator", "ffhq")).clip == "ViT-B/32"
+    changes = parse("--steps", "7", "--global", "0.5", "--views", "0", "--k", "3", "--train-to-rgb")
+    preset = chosen(changes).preset
+    assert (preset.config.steps, preset.selection.k, preset.config.train_to_rgb) == (7, 3, True)
+    assert preset.guidance.lambda_global == 0.5 and preset.guidance.views == 0
+    assert preset.guidance.lambda_directional == 1.0
+    assert not chosen(parse("--no-train-to-rgb")).preset.config.train_to_rgb
 
 
 def test_the_last_rate_follows_the_first():
     config = PRESETS["demo"].config
-    halved = chosen_preset(parse("--lr", str(config.lr / 2))).config
+    halved = chosen(parse("--lr", str(config.lr / 2))).preset.config
     assert halved.final_lr == pytest.approx(config.final_lr / 2)
-    assert chosen_preset(parse("--lr", "1", "--final-lr", "2")).config.final_lr == 2
+    assert chosen(parse("--lr", "1", "--final-lr", "2")).preset.config.final_lr == 2
 
 
 def test_sample_draws_the_grid(models, domain, tmp_path, capsys):
@@ -168,7 +169,8 @@ def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
     assert main(["blend", *models[:2], "--domain", str(domain), "0.5", "--out", str(half)]) == 0
     expected = blend(base, [(Delta.load(domain), 0.5)])
     assert fingerprint(blend(base, [(Delta.load(half), 1.0)])) == fingerprint(expected)
-    assert Delta.load(half).metadata == {"blend": [{"weight": 0.5, "target": "sketch"}]}
+    facts = {"weight": 0.5, "source": None, "target": "sketch"}
+    assert Delta.load(half).metadata == {"blend": [facts]}
 
     whole = tmp_path / "whole.safetensors"
     options = ["--domain", str(domain), "--domain", str(half), "-1", "--whole"]
@@ -187,6 +189,7 @@ def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
         (["adapt", "--target", "sketch", "--steps", "-1"], "steps is -1"),
         (["adapt", "--target", "sketch", "--lr", "nan"], "lr is nan"),
         (["adapt", "--target", "sketch", "--views", "-2"], "views"),
+        (["adapt", "--target", "sketch", "--global", "nan"], "global is nan"),
         (
             ["adapt", "--target", "sketch", *"--directional 0 --global 0 --in-domain 0".split()],
             "weight",
@@ -223,7 +226,6 @@ def test_bad_input_gets_a_sentence(models, tmp_path, monkeypatch, capsys, argume
         ([], "required: COMMAND"),
         (["adapt"], "required: --target"),
         (["adapt", "--target", "a", "--steps", "many"], "invalid int value: 'many'"),
-        (["adapt", "--target", "a", "--global", "nan"], "'nan' is no weight"),
         (["adapt", "--target", "a", "--method", "luck"], "invalid choice: 'luck'"),
         (["sample", "--seeds", "7-3"], "write 3-7"),
         (["sample", "--seeds", "0-99999999"], "more than 10000 seeds"),

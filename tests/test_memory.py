@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import op
-from nada.adapt import PRESETS, AdaptConfig
+from nada.adapt import AdaptConfig
 from nada.generator import Generator, GeneratorConfig
 from nada.machine import _left_in_group, free_bytes
 from nada.memory import (
@@ -23,6 +23,7 @@ from nada.memory import (
     plans,
     saved_bytes,
 )
+from nada.presets import PRESETS
 from op.build import BACKENDS, missing
 from tests.helpers import make_clip
 

@@ -4,10 +4,9 @@ import itertools
 
 import pytest
 
-from nada.adapt import PRESETS
 from nada.checkpoint import load_generator
 from nada.clip import load_clips
-from nada.presets import examples, suggestion
+from nada.presets import PRESETS, examples, suggestion
 from nada.prompts import NEARLY_SAME, WEAK, direction_length, nearest, unknown_words
 from nada.serve.hints import hints
 from nada.serve.jobs import ServedModels

@@ -7,7 +7,7 @@ from nada.memory import TooLittleMemory, estimate, plans
 from nada.serve.api import Api
 from nada.serve.jobs import train
 from nada.serve.service import Service
-from nada.serve.validate import SPOKEN, defaults
+from nada.serve.validate import SPOKEN
 from nada.serve.view import status
 from nada.serve.worker import Options
 from tests.jobs import JOB
@@ -43,14 +43,14 @@ SETTINGS = {"source": "photo", "target": "zombie", "steps": 2, "k": 2, "batch": 
 
 def adapt(studio):
     """The statuses that `/adapt` streams, with tiny models."""
-    settings = {**defaults(studio.device.preset), **SETTINGS}
+    settings = {**studio.device.preset.served(), **SETTINGS}
     return [status for _, status, _ in Api(studio).adapt("me", **settings)]
 
 
 def test_scripts_are_told_how_a_run_fits_into_memory(studio, models, monkeypatch):
     assert adapt(studio)[-1]["hints"] == []
-    job = studio.job({**defaults(studio.device.preset), **SETTINGS})
-    config, views = job.preset.config, job.preset.guidance["views"]
+    job = studio.job({**studio.device.preset.served(), **SETTINGS})
+    config, views = job.preset.config, job.preset.guidance.views
     one_by_one = list(plans(models.generator, config))[1]
     needed = estimate(models.generator, models.clips, one_by_one, views)
     monkeypatch.setattr(nada.memory, "free_bytes", lambda device: needed)

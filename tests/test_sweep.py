@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nada.__main__ import main
-from nada.adapt import PRESETS, DivergedError, adapt
+from nada.adapt import DivergedError, adapt
 from nada.checkpoint import load_generator, save_generator, write_safetensors
 from nada.clip import save_clip
 from nada.delta import Delta, blend
@@ -35,6 +35,7 @@ from nada.experiments.variants import (
 from nada.generator import Generator
 from nada.guidance import target_loss
 from nada.layers import candidates, w_shifts
+from nada.presets import PRESETS
 from tests.helpers import TINY, tiny_generator
 
 ROOT = Path(__file__).parent.parent
@@ -95,7 +96,7 @@ def test_a_grid_is_every_combination_and_cases_come_after_it():
     runs = group.cases[3].runs
     assert [(run.target, run.seed) for run in runs] == [("a b", 1), ("a b", 2), ("c", 1), ("c", 2)]
     assert {(run.settings["k"], run.settings["method"]) for run in runs} == {(2, "random")}
-    assert runs[1].preset.k == 2 and runs[1].preset.config.seed == 2
+    assert runs[1].preset.selection.k == 2 and runs[1].preset.config.seed == 2
     assert runs[0].id.startswith("a-b-1-")
 
 
@@ -113,11 +114,11 @@ def test_settings_are_the_presets_but_for_what_is_given():
     config = PRESETS["demo"].config
     assert settings["final_lr"] == pytest.approx(config.final_lr * 0.012 / config.lr)
     assert settings["global_"] == 0.5 and settings["directional"] == 1.0
-    assert settings["beta2"] == config.beta2 and settings["k"] == PRESETS["demo"].k
+    assert settings["beta2"] == config.beta2 and settings["k"] == PRESETS["demo"].selection.k
     assert settle("demo", "demo", {"final_lr": "none"})["final_lr"] is None
     group = {"title": "t", "case": [{"name": "n", "templates": ["a {}", "{}"]}]}
     run = parse(small(group=[group]), "s").runs[0]
-    assert run.preset.guidance["templates"] == ("a {}", "{}")
+    assert run.preset.guidance.templates == ("a {}", "{}")
 
 
 def test_a_new_setting_at_its_default_leaves_the_names_of_runs_alone(monkeypatch):
@@ -152,7 +153,7 @@ def test_the_specifications_that_come_along_compare_different_runs(name):
         ({"settings": {"batch": 0}}, "batch is 0: give a whole number from 1"),
         ({"settings": {"method": "best"}}, "method is 'best': use one of gradient, w_shift"),
         ({"settings": {"templates": "many"}}, "templates is 'many'"),
-        ({"settings": {"k": -1}}, "k is -1: give a whole number of 0 or more"),
+        ({"settings": {"k": -1}}, "k is -1: give a whole number from 0"),
         ({"settings": {"global": "x"}}, "global is 'x': give a number"),
         ({"measure": {"every": 0}}, "every is 0"),
         ({"measure": {"judge": "demo"}}, "the judge has never seen 'a b'"),

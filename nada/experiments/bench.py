@@ -26,13 +26,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import op
-from nada.adapt import PRESETS, AdaptConfig, adapt
+from nada.adapt import AdaptConfig, adapt
 from nada.clip import CLIP, load_clip, openai_clip
 from nada.compute import uses_bf16
 from nada.generator import Generator, GeneratorConfig
 from nada.guidance import DirectionalLoss, GlobalLoss
 from nada.layers import SELECTION_OPTIONS, select_by_w_shift
 from nada.machine import in_use, peak_bytes, pick_device
+from nada.presets import PRESETS
 from nada.sample import sample
 from op.benchmark import seconds
 

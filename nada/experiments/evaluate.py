@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from nada.adapt import PRESETS, Preset, adapt, prepare
+from nada.adapt import adapt
 from nada.checkpoint import load_generator
 from nada.clip import CLIP, load_clips
 from nada.demo.captions import ATTRIBUTES, attributes_of
@@ -34,6 +34,7 @@ from nada.generator import Generator
 from nada.guidance import prompt_features
 from nada.machine import keep_freed_memory, pick_device
 from nada.metrics import diversity, frechet_distance, identity, quality
+from nada.presets import PRESETS, Preset, prepare
 from nada.sample import image_grid, latents, sample
 
 FIRST_SEED = 10_000  # of the judged pictures: far from those that a page shows
@@ -91,7 +92,7 @@ def train(
 
 
 def _job(clips: Sequence[CLIP], target: str, preset: Preset) -> tuple:
-    loss, select = prepare(clips, preset.source, target, preset)
+    loss, select = prepare(clips, target, preset)
     return loss, preset.config, select
 
 

@@ -20,26 +20,24 @@
     name = "all layers"
     k = 0
 
-A setting is a field of `AdaptConfig`, a keyword of `build_loss`, `source`, `method`, `k`, `clip`,
-`noise` ("shared" or "independent"), `noise_strength` (given to all layers of the generator; 0
-leaves them as they are) or `crossover` ("paired" or "unpaired"). A group may have `targets`,
-`seeds`, `settings` and `measure` of its own, and `stopping = true` where the report shall ask when
-to stop.
+A setting is one of `nada.presets.SETTINGS` by its flat name, `source`, `clip`, `noise` ("shared" or
+"independent"), `noise_strength` (given to all layers of the generator; 0 leaves them as they are)
+or `crossover` ("paired" or "unpaired"). Without a preset or a CLIP, those that suit the generator
+are taken. A group may have `targets`, `seeds`, `settings` and `measure` of its own, and
+`stopping = true` where the report shall ask when to stop.
 """
 
 import hashlib
-import inspect
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from nada.adapt import PRESETS, AdaptConfig, Preset
 from nada.demo.styles import HELD_OUT, TARGETS, TUNED
 from nada.experiments.variants import CROSSOVERS, NOISE
-from nada.guidance import TEMPLATES, build_loss
 from nada.layers import SELECTORS
+from nada.presets import PRESETS, SETTINGS, Preset, preset_for
 
 try:
     import tomllib
@@ -49,16 +47,13 @@ except ModuleNotFoundError:  # Python 3.10
 FOLDER = Path(__file__).parent
 METHODS = (*SELECTORS, "w_shift_off_by_one", "random")
 STYLE_SETS = {"tuned": TUNED, "held out": HELD_OUT, "all": TARGETS}
-TEMPLATE_SETS = {"bare": ("{}",), "imagenet": TEMPLATES}
-LOOP = [
-    f.name for f in fields(AdaptConfig) if not f.name.startswith("preview") and f.name != "seed"
-]
-GUIDANCE = {
-    name: parameter.default
-    for name, parameter in inspect.signature(build_loss).parameters.items()
-    if parameter.default is not inspect.Parameter.empty
+OTHERS = {"noise": NOISE[0], "noise_strength": 0.0, "crossover": CROSSOVERS[0]}  # controls
+# What an id leaves out: so the library may come to have a setting, and older runs keep their ids.
+DEFAULTS = {
+    name: value
+    for name, value in {**Preset().flat(), "noise_strength": 0.0}.items()
+    if name not in ("method", "k", "templates")
 }
-DEFAULTS = {f.name: f.default for f in fields(AdaptConfig)} | GUIDANCE | {"noise_strength": 0.0}
 CHOICES = {"method": METHODS, "noise": NOISE, "crossover": CROSSOVERS}
 COMMON = ("targets", "seeds", "settings", "measure")
 KEYS = {
@@ -123,18 +118,10 @@ class Trial:
     @property
     def preset(self) -> Preset:
         """Its settings as `prepare` and `adapt` take them; ValueError names a bad one."""
-        chosen = self.settings
-        guidance = {name: chosen[name] for name in GUIDANCE}
-        templates = guidance["templates"]
-        if isinstance(templates, str):
-            templates = TEMPLATE_SETS[templates]
-        return Preset(
-            AdaptConfig(**{name: chosen[name] for name in LOOP}, seed=self.seed),
-            guidance={**guidance, "templates": tuple(templates)},
-            source=chosen["source"],
-            method=chosen["method"] if chosen["method"] in SELECTORS else next(iter(SELECTORS)),
-            k=chosen["k"],
-        )
+        own = {name: value for name, value in self.settings.items() if name in SETTINGS}
+        if own["method"] not in SELECTORS:  # a control of `nada.experiments.variants`
+            own["method"] = next(iter(SELECTORS))
+        return Preset(source=self.settings["source"]).with_({**own, "seed": self.seed})
 
     @classmethod
     def from_dict(cls, data: Mapping) -> "Trial":
@@ -259,7 +246,9 @@ def _shown(value) -> str:
 def _runs(data: Mapping, common: Mapping, varied: Mapping) -> tuple[Trial, ...]:
     """A run for each target and seed."""
     generator = data.get("generator", "demo")
-    settings = settle(data.get("preset", "demo"), data.get("clip", "demo"), {**common, **varied})
+    suited = preset_for(generator)
+    preset, clip = data.get("preset", suited.name), data.get("clip", suited.clip)
+    settings = settle(preset, clip, {**common, **varied})
     judge = {} if generator == "demo" else {"judge": "none"}
     _known(data["measure"], {f.name for f in fields(Measure)}, "[measure]")
     measure = Measure(**{**judge, **data["measure"]})
@@ -298,45 +287,26 @@ def settle(preset_name: str, clip: str, given: Mapping) -> dict:
     """
     if preset_name not in PRESETS:
         raise SpecError(f"there is no preset {preset_name!r}: use {' or '.join(PRESETS)}.")
+    preset = PRESETS[preset_name]
     given = {"global_" if key == "global" else key: value for key, value in given.items()}
-    settings = flat(PRESETS[preset_name]) | {"clip": clip}
-    _known(given, set(settings), "The settings")
-    if "lr" in given and "final_lr" not in given:
-        given["final_lr"] = PRESETS[preset_name].config.final_rate(given["lr"])
     given = {key: None if value == "none" else value for key, value in given.items()}
-    settings |= given
+    settings = {**_flat(preset), **OTHERS, "clip": clip}
+    _known(given, set(settings), "The settings")
     for key, choices in CHOICES.items():
-        _one_of(key, settings[key], choices)
-    if isinstance(settings["templates"], str):
-        _one_of("templates", settings["templates"], TEMPLATE_SETS)
-    for key in ("directional", "global_", "in_domain", "noise_strength", "k", "views"):
-        _no_less_than_0(key, settings[key], whole=key in ("k", "views"))
-    return settings
+        _one_of(key, given.get(key, settings[key]), choices)
+    strength = given.get("noise_strength", 0.0)
+    if type(strength) not in (int, float) or not 0 <= strength < float("inf"):
+        raise SpecError(f"noise_strength is {strength!r}: give a number of 0 or more.")
+    # the controls among the methods are the experiments' own
+    own = {key: value for key, value in given.items() if key in SETTINGS and key not in CHOICES}
+    changed = {key: preset.with_(own).flat()[key] for key in (*own, "final_lr")}
+    return {**settings, **given, **changed}
 
 
-def flat(preset: Preset) -> dict:
-    """A preset's settings by flat names, as JSON holds them."""
-    guidance = {**GUIDANCE, **preset.guidance}
-    templates = tuple(guidance["templates"])
-    names = [name for name, known in TEMPLATE_SETS.items() if known == templates]
-    return {
-        **{name: getattr(preset.config, name) for name in LOOP},
-        **guidance,
-        "templates": names[0] if names else list(templates),
-        "source": preset.source,
-        "method": preset.method,
-        "k": preset.k,
-        "noise": NOISE[0],
-        "noise_strength": DEFAULTS["noise_strength"],
-        "crossover": CROSSOVERS[0],
-    }
-
-
-def _no_less_than_0(key: str, value, whole: bool) -> None:
-    kinds = (int,) if whole else (int, float)
-    if type(value) not in kinds or not 0 <= value < float("inf"):
-        kind = "a whole number" if whole else "a number"
-        raise SpecError(f"{key.strip('_')} is {value!r}: give {kind} of 0 or more.")
+def _flat(preset: Preset) -> dict:
+    """A preset's settings, but for the seed, which a run has of its own."""
+    flat = {name: value for name, value in preset.flat().items() if name != "seed"}
+    return {**flat, "source": preset.source}
 
 
 def _one_of(key: str, value, choices) -> None:

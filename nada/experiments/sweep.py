@@ -35,7 +35,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nada.adapt import DivergedError, Progress, adapt, prepare
+from nada.adapt import DivergedError, Progress, adapt
 from nada.checkpoint import CHECKPOINTS, fingerprint, load_generator, sha256
 from nada.clip import CLIP, load_clips
 from nada.delta import diff
@@ -58,6 +58,7 @@ from nada.guidance import prompt_features
 from nada.layers import SELECTORS
 from nada.machine import keep_freed_memory, pick_device
 from nada.metrics import diversity, identity, kernel_distance, quality
+from nada.presets import prepare
 from nada.sample import image_grid, latents, sample
 
 RESULT, SETTINGS, CURVE = "result.json", "settings.json", "metrics.jsonl"
@@ -357,7 +358,7 @@ def follow(
 def training(run: Trial, models: TrialModels, adapted: Generator) -> Iterator[Progress]:
     """The steps of the run."""
     preset = run.preset
-    loss, usual = prepare(models.clips, preset.source, run.target, preset)
+    loss, usual = prepare(models.clips, run.target, preset)
     twin = frozen_twin(run, models.base)
     yield from adapt(twin, adapted, loss, preset.config, selector(run, usual))
 

@@ -24,8 +24,8 @@ class CatalogueEntry:
     places:  where it lies, tried in this order: a path, or "org/repo:file" on the Hub.
     licence: on what terms, in a line.
     aligned: how its pictures are cropped.
-    word:    what its pictures are: the source text to begin with.
-    preset:  the settings that suit it, a key of `PRESETS`.
+    preset:  the settings that suit it, a key of `nada.presets.PRESETS`.
+    clip:    the CLIP models that know its pictures, as `nada.clip.load_clips` takes them.
     """
 
     name: str
@@ -33,8 +33,8 @@ class CatalogueEntry:
     places: tuple[Path | HubFile, ...]
     licence: str
     aligned: str
-    word: str
     preset: str
+    clip: str
 
 
 LONGEST = 300  # of a source on the Hub, in characters; the longest in use have some 100
@@ -48,7 +48,7 @@ CATALOGUE = {
         (CHECKPOINTS / "generator.safetensors",),
         "MIT",
         "head and shoulders, as this project's renderer frames them",
-        "photo",
+        "demo",
         "demo",
     ),
     "ffhq": CatalogueEntry(
@@ -60,8 +60,8 @@ CATALOGUE = {
         ),
         "NVIDIA Source Code License, non-commercial; FFHQ pictures CC BY-NC-SA 4.0 and others",
         "faces aligned by their landmarks as in FFHQ",
-        "photo",
         "ffhq",
+        "ViT-B/32",
     ),
 }
 

@@ -4,10 +4,26 @@ Names, parameters and what is returned are frozen by a test. The docstrings are 
 told. `owner` is the caller's session, which no caller has to give.
 """
 
+from dataclasses import replace
+
+from nada.presets import SERVED
 from nada.serve.jobs import GOING
 from nada.serve.service import Service
 from nada.serve.validate import check_file
 from nada.serve.view import columns_for, draw, status
+from nada.settings import Setting
+
+
+def _documented(method):
+    """The method with its settings described, each in a line, from `nada.presets.SERVED`."""
+    lines = (f"{name}: {_described(known)}" for name, known in SERVED.items())
+    method.__doc__ = method.__doc__.replace("{settings}", "\n            ".join(lines))
+    return method
+
+
+def _described(known: Setting) -> str:
+    bounds = replace(known, range=known.served).expected
+    return f"{known.label}. {known.help} Give {bounds}."
 
 
 class Api:
@@ -16,24 +32,14 @@ class Api:
     def __init__(self, studio: Service):
         self.studio = studio
 
+    @_documented
     def adapt(self, owner: str | None, domain_file=None, **settings):
         """Train the generator towards the target prompt and stream how it goes.
 
         Parameters:
             source: What the generator shows now, such as "photo".
             target: What it should show, such as "pencil sketch".
-            steps: Updates of the weights, 1 to 2000.
-            k: Layers to train, 0 for all.
-            select_every: Steps between choices of layers, 0 for one at the start.
-            seed: Same seed and settings, same result.
-            batch: Pictures in a step, 1 to 16.
-            lr: Learning rate of Adam.
-            directional: Weight of the loss along source to target.
-            global_: Weight of the loss of likeness to the target.
-            in_domain: Weight of the loss that keeps people different.
-            truncation: Variety of the pictures trained on, 0 to 1.5.
-            method: How layers are chosen, "gradient" or "w_shift".
-            to_rgb: Whether the RGB outputs may train as well.
+            {settings}
             domain_file: A domain to go on from; none for the generator itself.
         Returns:
             pairs: A picture, above the frozen generator, below the adapted one, the same seeds.

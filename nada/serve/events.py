@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nada.presets import SERVED
 from nada.serve.generators import GeneratorChoices
-from nada.serve.validate import MAX_MIX, RANGES, BadInput, defaults
+from nada.serve.validate import MAX_MIX, SNAPSHOT, BadInput, check_number
 from nada.serve.view import (
     cards,
     chart,
@@ -21,7 +22,7 @@ from nada.serve.view import (
     word_list,
 )
 
-SETTINGS = (*RANGES, "method", "to_rgb")  # of a run, but its prompts
+SETTINGS = tuple(SERVED)  # of a run, but its prompts
 SAME = object()  # a component that stays as it is
 
 
@@ -83,11 +84,11 @@ class PageEvents:
     def _values(self, owner: str | None) -> dict[str, dict]:
         """The settings that suit a visitor's generator, as properties of their fields."""
         studio = self._studio(owner)
-        preset = studio.device.preset
-        layers = preset.config.layers(studio.device.models().generator, to_rgb=True)
-        values = {name: {"value": value} for name, value in defaults(preset).items()}
-        most = sum(not name.startswith("to_rgb") for name in layers)
-        return {**values, "k": {"maximum": len(layers), "value": min(preset.k, most)}}
+        preset, generator = studio.device.preset, studio.device.models().generator
+        values = {name: {"value": value} for name, value in preset.served().items()}
+        layers = preset.config.layers(generator, to_rgb=True)
+        k = preset.fitted(generator).selection.k
+        return {**values, "k": {"maximum": len(layers), "value": k}}
 
     def leave(self, owner: str | None) -> None:
         """When the page closes."""
@@ -98,7 +99,7 @@ class PageEvents:
     def unfold(self, owner: str | None, **settings):
         """The folded settings, opened where one of them is what is wrong."""
         wrong = self._studio(owner).problem(settings)
-        return Change({"open": True}) if wrong and wrong.field in RANGES else SAME
+        return Change({"open": True}) if wrong and wrong.field in SERVED else SAME
 
     def hint(self, owner: str | None, **settings) -> str:
         """What is worth knowing about the prompts as they stand, as HTML."""
@@ -149,7 +150,7 @@ class PageEvents:
 
     def back(self, owner: str | None, number, seeds, strength, psi) -> str:
         """Pairs of a snapshot of the run, the first being 1."""
-        self._studio(owner).back_to(owner, RANGES["steps"].check("snapshot", number))
+        self._studio(owner).back_to(owner, check_number("snapshot", SNAPSHOT, number))
         return self.look(owner, seeds, strength, psi)
 
     def strip(self, owner: str | None, seeds, psi) -> Change:

@@ -3,10 +3,8 @@
 Hints never stop anybody; what cannot run at all is refused by `nada.serve.validate`.
 """
 
-from nada.adapt import Preset
 from nada.formats.messages import quote
-from nada.guidance import TEMPLATES
-from nada.presets import suggestion
+from nada.presets import Preset, suggestion
 from nada.prompts import direction_hint, unknown_words
 from nada.serve.jobs import ServedModels
 from nada.serve.validate import check_prompt
@@ -23,7 +21,7 @@ def hints(models: ServedModels, base: str, preset: Preset, settings: dict) -> li
         check_prompt(models.clips, name, settings[name])
     found = [
         unknown_words(models.clips[0], (source, target)),
-        direction_hint(models.clips, source, target, preset.guidance.get("templates", TEMPLATES)),
+        direction_hint(models.clips, source, target, preset.guidance.prompt_templates),
         preset_hint(models, base, preset, settings),
     ]
     return [hint for hint in found if hint]

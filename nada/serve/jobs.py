@@ -23,12 +23,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nada.adapt import DivergedError, Preset, Progress, adapt, prepare
+from nada.adapt import DivergedError, Progress, adapt
 from nada.clip import CLIP
 from nada.delta import Delta, blend, diff
 from nada.facts import file_name, measured_facts, run_facts
 from nada.generator import Generator
 from nada.memory import fit_preset
+from nada.presets import Preset, prepare
 from nada.sample import sample
 
 MAX_SECONDS = 30 * 60  # of one run
@@ -110,7 +111,7 @@ def train(
         job, config = replace(job, preset=preset), preset.config
         before = _preview(base, job)
         start = base if job.start is None else blend(base, [(Delta.load(job.start), 1.0)])
-        loss, select = prepare(models.clips, job.preset.source, job.target, job.preset)
+        loss, select = prepare(models.clips, job.target, job.preset)
         trainable = copy.deepcopy(start)
     yield TrainingEvent(before, before if start is base else _preview(trainable, job), plan=plan)
     progress, end, error = None, "finished", None

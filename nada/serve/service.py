@@ -21,7 +21,7 @@ from nada.facts import blend_facts, describe
 from nada.film import visits, write_mp4
 from nada.formats.messages import quote
 from nada.layers import SELECTORS
-from nada.presets import examples
+from nada.presets import SERVED, examples
 from nada.prompts import FILLERS
 from nada.serve.hints import hints
 from nada.serve.jobs import GOING, Job, TrainingRun
@@ -29,13 +29,13 @@ from nada.serve.sessions import KEEP_SECONDS, Kept, Session, Sessions
 from nada.serve.validate import (
     MAX_MIX,
     MAX_SAMPLES,
-    RANGES,
     STRENGTH,
     TRUNCATION,
     BadInput,
     check_domain,
     check_file,
     check_job,
+    check_number,
     check_seeds,
     check_weights,
 )
@@ -122,7 +122,7 @@ class Service:
     def previewing(self, job: Job, seeds, psi) -> Job:
         """The job with previews of what is looked at; as it was where that cannot be drawn."""
         try:
-            wanted, psi = check_seeds(seeds)[:SHOWN], TRUNCATION.check("truncation", psi)
+            wanted, psi = check_seeds(seeds)[:SHOWN], check_number("truncation", TRUNCATION, psi)
         except BadInput:
             return job
         config = replace(job.preset.config, preview_seeds=tuple(wanted), preview_psi=psi)
@@ -243,8 +243,8 @@ class Service:
     ) -> tuple[list[int], Tensor, Tensor | None]:
         """Seeds, and their pictures before and after; None where there is no domain yet."""
         wanted = check_seeds(seeds)
-        strength = STRENGTH.check("strength", strength)
-        psi = TRUNCATION.check("truncation", psi)
+        strength = check_number("strength", STRENGTH, strength)
+        psi = check_number("truncation", TRUNCATION, psi)
         before = self.frozen(tuple(wanted), psi)
         recipe = self.recipe(owner, strength)
         return wanted, before, self.device.draw(recipe, wanted, psi) if recipe else None
@@ -257,7 +257,7 @@ class Service:
     def strip(self, owner: str | None, seeds, psi) -> tuple[Tensor, int]:
         """Pictures of the first seeds at the strengths of STRIP, row by row, and the columns."""
         wanted = check_seeds(seeds)[:FILM_SEEDS]
-        psi = TRUNCATION.check("truncation", psi)
+        psi = check_number("truncation", TRUNCATION, psi)
         recipes = [self._chosen(owner, strength) for strength in STRIP]
         columns = [self.device.draw(recipe, wanted, psi) for recipe in recipes]
         return torch.stack(columns, dim=1).flatten(0, 1), len(STRIP)
@@ -265,8 +265,8 @@ class Service:
     def film(self, owner: str | None, seeds, strength, psi) -> Path:
         """An mp4 that wanders between the first seeds and their strengths."""
         wanted = check_seeds(seeds)[:FILM_SEEDS]
-        strength = STRENGTH.check("strength", strength) or 1.0
-        psi = TRUNCATION.check("truncation", psi)
+        strength = check_number("strength", STRENGTH, strength) or 1.0
+        psi = check_number("truncation", TRUNCATION, psi)
         recipe = self._chosen(owner, 1.0)
         between = 12 if self.device.models().generator.size <= 256 else 6
         pictures = self.device.film(
@@ -287,8 +287,8 @@ class Service:
     def sample(self, seeds, domain_file, strength, truncation) -> Tensor:
         """Pictures of seeds, by the base or by an uploaded domain at some strength."""
         wanted = check_seeds(seeds)
-        strength = STRENGTH.check("strength", strength)
-        psi = TRUNCATION.check("truncation", truncation)
+        strength = check_number("strength", STRENGTH, strength)
+        psi = check_number("truncation", TRUNCATION, truncation)
         if domain_file is None:
             return self.device.draw((), wanted, psi)
         check_domain("domain_file", domain_file)
@@ -302,7 +302,7 @@ class Service:
                 "domain_files",
                 f"The domain files are {quote(domain_files)}; upload a list of one to {MAX_MIX}.",
             )
-        wanted, psi = check_seeds(seeds), TRUNCATION.check("truncation", truncation)
+        wanted, psi = check_seeds(seeds), check_number("truncation", TRUNCATION, truncation)
         names = [f"domain_files[{i}]" for i in range(len(domain_files))]
         for name, told in zip(names, domain_files):
             self._check_fits(check_domain(name, told))
@@ -342,6 +342,7 @@ class Service:
 
     def limits(self) -> dict:
         """The least and most of each number that may be asked for."""
-        numbers = {**RANGES, "strength": STRENGTH, "sample_truncation": TRUNCATION}
-        told = {name: [limits.low, limits.high] for name, limits in numbers.items()}
+        numbers = {**SERVED, "strength": STRENGTH, "sample_truncation": TRUNCATION}
+        bounds = {name: known.served for name, known in numbers.items() if known.served}
+        told = {name: [limits.low, limits.high] for name, limits in bounds.items()}
         return {**told, "seeds": MAX_SAMPLES, "domains": MAX_MIX}

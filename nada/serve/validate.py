@@ -5,18 +5,19 @@ anyone can post anything.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from nada.adapt import DivergedError, Preset
+from nada.adapt import DivergedError
 from nada.clip import CLIP, PromptError
 from nada.delta import Delta, DeltaError
 from nada.formats.messages import quote, quote_all
-from nada.layers import SELECTORS
 from nada.memory import TooLittleMemory
+from nada.presets import SERVED, Preset
 from nada.prompts import FILLERS
 from nada.sample import parse_seeds
 from nada.serve.jobs import Job, ServedModels
+from nada.settings import Range, Setting
 
 MAX_SAMPLES = 36  # pictures of one request
 MAX_MIX = 3  # domains in one mix
@@ -37,107 +38,79 @@ class BadInput(ValueError):
 SPOKEN = (BadInput, PromptError, DeltaError, DivergedError, TooLittleMemory)
 
 
-@dataclass(frozen=True)
-class Range:
-    """A number that a visitor may set: its name on the page, its bounds, what it does."""
-
-    label: str
-    low: float
-    high: float
-    step: float
-    info: str
-
-    @property
-    def whole(self) -> bool:
-        return isinstance(self.step, int)
-
-    def check(self, name: str, value) -> int | float:
-        """The value as a number; BadInput if it is none or lies outside the bounds."""
-        kind = "a whole number" if self.whole else "a number"
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or value != value:
-            raise BadInput(name, f"{self.label} is {quote(value)}; {kind} was expected.")
-        if not self.low <= value <= self.high:
-            bounds = f"choose from {self.low:.10g} to {self.high:.10g}."
-            raise BadInput(name, f"{self.label} is {quote(value)}; {bounds}")
-        if self.whole and value != int(value):
-            raise BadInput(name, f"{self.label} is {quote(value)}; {kind} was expected.")
-        return int(value) if self.whole else float(value)
+def _shown(label: str, low: float, high: float, step: float) -> Setting:
+    """A number that changes what is shown; it belongs to no run."""
+    bounds = Range(low, high, step)
+    return Setting(label, "", float, bounds, served=bounds)
 
 
-RANGES = {
-    "steps": Range("Steps", 1, 2000, 1, "More steps move further from the source."),
-    "k": Range("Layers k", 0, 26, 1, "How many layers train; 0 trains them all."),
-    "select_every": Range("Select every n steps", 0, 2000, 1, "0 selects once, at the start."),
-    "seed": Range("Seed", 0, 2**32 - 1, 1, "Same seed and settings, same result."),
-    "batch": Range("Batch", 1, 16, 1, "Pictures in a step."),
-    "lr": Range("Learning rate", 1e-5, 0.2, 1e-5, "Of Adam, at the start."),
-    "directional": Range("Directional loss", 0.0, 10.0, 0.05, "Weight: along source → target."),
-    "global_": Range("Global loss", 0.0, 10.0, 0.05, "Weight: likeness to the target."),
-    "in_domain": Range("In-domain loss", 0.0, 10.0, 0.05, "Weight: keeps people different."),
-    "truncation": Range("Truncation", 0.0, 1.5, 0.05, "Variety of the pictures trained on."),
-}
-STRENGTH = Range("Strength", -0.5, 1.5, 0.05, "0 is the source, 1 the domain; beyond, more of it.")
-WEIGHT = Range("Weight", -1.5, 1.5, 0.05, "Of a domain in a mix.")
-TRUNCATION = Range("Truncation of samples", 0.0, 1.5, 0.05, "Lower is safer, higher more varied.")
+STRENGTH = _shown("Strength", -0.5, 1.5, 0.05)
+WEIGHT = _shown("Weight", -1.5, 1.5, 0.05)
+TRUNCATION = _shown("Truncation of samples", 0.0, 1.5, 0.05)
+SNAPSHOT = Setting("Snapshot", "", int, Range(1, 2000), served=Range(1, 2000, 1))
 
 
-def defaults(preset: Preset) -> dict:
-    """The settings of a preset under the names of `/adapt`."""
-    config = preset.config
-    return {
-        **{name: getattr(config, name) for name in ("steps", "batch", "lr", "seed")},
-        **{"directional": 0.0, "global_": 0.0, "in_domain": 0.0},
-        **{name: preset.guidance[name] for name in preset.guidance if name in RANGES},
-        "k": preset.k,
-        "select_every": config.select_every,
-        "truncation": config.truncation_psi,
-        "method": preset.method,
-        "to_rgb": config.train_to_rgb,
-        "source": preset.source,
-    }
+def check_number(name: str, setting: Setting, value) -> int | float:
+    """The value as a number of the setting's kind.
+
+    Raises:
+        BadInput: it is not a number, or lies outside the bounds for visitors.
+    """
+    whole, bounds = setting.kind is int, setting.served
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or value != value:
+        kind = "a whole number" if whole else "a number"
+        raise BadInput(name, f"{setting.label} is {quote(value)}; {kind} was expected.")
+    if not bounds.low <= value <= bounds.high:
+        limits = f"choose from {bounds.low:.10g} to {bounds.high:.10g}."
+        raise BadInput(name, f"{setting.label} is {quote(value)}; {limits}")
+    if whole and value != int(value):
+        raise BadInput(name, f"{setting.label} is {quote(value)}; a whole number was expected.")
+    return int(value) if whole else float(value)
+
+
+def check_setting(name: str, value):
+    """The value of a setting of a run; `name` is the API's.
+
+    Raises:
+        BadInput: the value is not one that visitors may choose.
+    """
+    setting = SERVED[name]
+    if setting.kind in (int, float):
+        return check_number(name, setting, value)
+    if not setting.fits(value):
+        raise BadInput(name, f"{setting.label} is {quote(value)}; use {setting.expected}.")
+    return value
 
 
 def check_job(models: ServedModels, base: Preset, settings: dict) -> Job:
-    """The job that the settings of `/adapt` describe, or BadInput for the first bad one.
+    """The job that the settings of `/adapt` describe.
 
-    settings: the names of RANGES, source, target, method and to_rgb; all may hold anything.
+    Args:
+        base: the preset of the generator, whose own k fits itself to the generator.
+        settings: source, target and the names of SERVED; all may hold anything.
+
+    Raises:
+        BadInput: for the first setting that cannot be used.
     """
     for name in ("source", "target"):
         check_prompt(models.clips, name, settings[name])
     source, target = (" ".join(settings[name].split()) for name in ("source", "target"))
     if source.casefold() == target.casefold():
         raise BadInput("target", "Source and target are the same: say how they should differ.")
-    numbers = {name: limits.check(name, settings[name]) for name, limits in RANGES.items()}
-    if settings["method"] not in list(SELECTORS):  # a list takes what cannot be hashed
-        names = " or ".join(SELECTORS)
-        raise BadInput("method", f"Method is {quote(settings['method'])}; choose {names}.")
-    if not isinstance(settings["to_rgb"], bool):
-        raise BadInput("to_rgb", f"RGB layers is {quote(settings['to_rgb'])}; use true or false.")
-    most = len(base.config.layers(models.generator, settings["to_rgb"]))
-    if numbers["k"] == base.k:  # the preset's own number, made for larger generators
-        numbers["k"] = min(base.k, most)
-    if numbers["k"] > most:
+    checked = {name: check_setting(name, settings[name]) for name in SERVED}
+    preset = replace(base.with_(checked), source=source)
+    if checked["k"] == base.selection.k:  # the preset's own, made for larger generators
+        preset = preset.fitted(models.generator)
+    most = len(preset.config.layers(models.generator))
+    if preset.selection.k > most:
         raise BadInput("k", f"This generator has {most} layers to train: choose k up to {most}.")
-    if not any(numbers[name] for name in ("directional", "global_")):
+    guidance = preset.guidance
+    if not (guidance.lambda_directional or guidance.lambda_global):
         raise BadInput("directional", "Nothing guides: weigh the directional or the global loss.")
-    if numbers["in_domain"] and numbers["batch"] < 2:
+    if guidance.lambda_in_domain and preset.config.batch < 2:
         raise BadInput("batch", "The in-domain loss compares pictures: choose a batch from 2 on.")
-    return Job(target, _preset(base, source, settings, numbers))
-
-
-def _preset(base: Preset, source: str, settings: dict, numbers: dict) -> Preset:
-    """The base's preset with the visitor's numbers in it."""
-    names = ("steps", "batch", "seed", "select_every", "lr")
-    config = replace(
-        base.config,
-        **{name: numbers[name] for name in names},
-        final_lr=base.config.final_rate(numbers["lr"]),
-        truncation_psi=numbers["truncation"],
-        train_to_rgb=settings["to_rgb"],
-    )
-    weights = {name: numbers[name] for name in ("directional", "global_", "in_domain")}
-    return Preset(config, {**base.guidance, **weights}, source, settings["method"], numbers["k"])
+    return Job(target, preset)
 
 
 def check_prompt(clips: Sequence[CLIP], field: str, prompt) -> None:
@@ -152,8 +125,8 @@ def check_prompt(clips: Sequence[CLIP], field: str, prompt) -> None:
     if clip.words is not None and not set(spoken) - set(unknown) - FILLERS:
         raise BadInput(
             field,
-            f"The small CLIP was never shown {quote_all(unknown) or 'this'}: use words like those of "
-            "the examples, or serve this page with a larger CLIP.",
+            f"The small CLIP was never shown {quote_all(unknown) or 'this'}: use words like those "
+            "of the examples, or serve this page with a larger CLIP.",
         )
 
 
@@ -205,4 +178,4 @@ def check_weights(count: int, weights) -> list[float]:
         raise BadInput(
             "weights", f"The weights are {quote(weights)}; give {count}, one for each domain."
         )
-    return [WEIGHT.check("weights", weight) for weight in weights]
+    return [check_number("weights", WEIGHT, weight) for weight in weights]

@@ -16,11 +16,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from nada.presets import SERVED
 from nada.sample import image_grid, to_images
 from nada.serve.jobs import TrainingRun
 from nada.serve.sessions import Kept
 from nada.serve.validate import SPOKEN
 from nada.serve.worker import Download
+from nada.settings import Setting
 
 PICTURE = 880  # pixels, about how wide a page shows a grid
 LARGE, SMALL = 384, 96  # sides in pixels of a picture alone and of one on a card
@@ -33,8 +35,19 @@ UNFORESEEN = (
 
 @cache
 def texts(name: str = "texts") -> dict[str, dict[str, str]]:
-    """Language → key → words: of the page, or of its own "components"."""
-    return json.loads((PAGE / f"{name}.json").read_text(encoding="utf-8"))
+    """Language → key → words: of the page, or of its own "components".
+
+    The English words of settings are their own; a language that lacks some shows those.
+    """
+    words = json.loads((PAGE / f"{name}.json").read_text(encoding="utf-8"))
+    if name != "texts":
+        return words
+    own = {key: text for name, known in SERVED.items() for key, text in _words_of(name, known)}
+    return {language: {**own, **told} for language, told in words.items()}
+
+
+def _words_of(name: str, known: Setting) -> list[tuple[str, str]]:
+    return [(name, known.label), (f"{name}_info", known.help)]
 
 
 def asset(file: str) -> str:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nada.adapt import PRESETS
 from nada.checkpoint import load_generator
 from nada.clip import CLIP, load_clips
 from nada.delta import Delta, blend
 from nada.film import Key, frames
-from nada.formats.catalogue import CATALOGUE, ResolvedFile, choose, locate
+from nada.formats.catalogue import ResolvedFile, choose, locate
 from nada.generator import Generator
 from nada.machine import pick_device
+from nada.presets import Preset, preset_for
 from nada.sample import sample
 from nada.serve.jobs import Job, ServedModels, StopFile, TrainingEvent, train
 
@@ -45,12 +45,12 @@ class Options:
     @property
     def base(self) -> str:
         """The key of PRESETS and of the examples that fits the generator."""
-        return CATALOGUE[self.generator].preset if self.generator in CATALOGUE else "ffhq"
+        return preset_for(self.generator).name
 
     @property
     def clips(self) -> str:
         """The CLIP models to load: the bundled ones know the bundled generator's world alone."""
-        return {"demo": "demo"}.get(self.base, "ViT-B/32") if self.clip == "auto" else self.clip
+        return preset_for(self.generator).clip if self.clip == "auto" else self.clip
 
 
 def choose_options(generator: str, clip: str, device: str, lent: bool = False) -> Options:
@@ -205,8 +205,8 @@ class Device:
             self._draw, self._film = gpu(duration=15)(draw_on), gpu(duration=60)(film_on)
 
     @property
-    def preset(self):
-        return PRESETS[self.options.base]
+    def preset(self) -> Preset:
+        return preset_for(self.options.generator).preset
 
     @property
     def ready(self) -> bool:
