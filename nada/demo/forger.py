@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nada.augment import RandomViews
 from nada.clip import CLIP
 from nada.demo.data import Pool, half_precision
 from nada.demo.styles import STYLE_NAMES
 from nada.generator import Generator
-from nada.guidance import DirectionalLoss, RandomViews
+from nada.guidance import DirectionalLoss
 from nada.layers import candidates, freeze_all_but
 
 FRESH, REMEMBERED = 8, 16  # pairs of pictures in a batch, beside a perfect one for each fresh one

@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nada.augment import RandomViews
 from nada.checkpoint import CHECKPOINTS, load_generator
 from nada.clip import BUNDLED, CLIP, END, START, load_clip, openai_clip, save_clip, tokenizer
 from nada.demo.captions import (
@@ -61,7 +62,7 @@ from nada.demo.data import (
 from nada.demo.forger import Forger
 from nada.demo.render import FACTORS, Z_DIM, factors_of
 from nada.demo.styles import HAIR_COLOURS, PHOTO, STYLE_NAMES, STYLES, render
-from nada.guidance import SHORTEST_MOVE, RandomViews
+from nada.guidance import SHORTEST_MOVE
 from nada.machine import pick_device
 
 SIZE, EMBED, TEXT_WIDTH, TEXT_LAYERS, CONTEXT, VOCABULARY = 64, 128, 128, 3, 77, 49408
