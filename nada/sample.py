@@ -12,15 +12,22 @@ from torch import Tensor
 from nada.compute import convolutions_in
 from nada.generator import Generator
 
+DASHES = "-‐‑‒–—−"  # as keyboards, word processors and other writing systems have them
+
 
 def parse_seeds(text: str, most: int = 10_000) -> list[int]:
-    """The seeds that "0-7" or "3, 7, 20-22" mean, in order.
+    """The seeds that "0-7", "3, 7, 20-22" or "1 – 8" mean, in order.
+
+    Args:
+        text: numbers and ranges between commas, semicolons or spaces; any dash makes a range.
+        most: how many seeds are allowed.
 
     Raises:
         ValueError: anything else, ranges that run backwards, or more than `most` seeds.
     """
     seeds: list[int] = []
-    for part in re.split(r"[\s,;]+", text.strip()):
+    text = re.sub(rf"(?<=[0-9])\s*[{DASHES}]\s*(?=[0-9])", "-", text).strip(" \t\r\n,;")
+    for part in re.split(r"[\s,;]+", text):
         match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part)
         if not match:
             raise ValueError(f"The seeds contain {part[:40]!r}; write 0-7 or 3, 7, 20-22.")

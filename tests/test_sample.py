@@ -69,6 +69,11 @@ def test_a_truncation_that_is_no_number_gets_a_sentence(generator):
         (" 3, 7;20-22 1 ", [3, 7, 20, 21, 22, 1]),
         ("5-5", [5]),
         ("3 3", [3, 3]),
+        ("1 - 4", [1, 2, 3, 4]),
+        ("1–4", [1, 2, 3, 4]),
+        ("1 — 2, 5‑6,\n7−8", [1, 2, 5, 6, 7, 8]),
+        ("1,2,", [1, 2]),
+        (" ; 1,, 2 ;", [1, 2]),
     ],
 )
 def test_seeds_can_be_typed(text, seeds):
@@ -79,6 +84,10 @@ def test_seeds_can_be_typed(text, seeds):
     "text, complaint",
     [
         ("", "contain ''"),
+        (",", "contain ''"),
+        ("1 -", "contain '-'"),
+        ("1-2-3", "contain '1-2-3'"),
+        ("3 - 1", "3-1 run backwards"),
         ("a", "contain 'a'"),
         ("1-", "contain '1-'"),
         ("-1", "contain '-1'"),

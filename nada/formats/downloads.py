@@ -9,7 +9,15 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.file_download import http_get
 
 from nada.formats.files import CheckpointError, file_digest
-from nada.formats.hub import Report, of_disk, of_transport, progress_bar, when, worth_another_try
+from nada.formats.hub import (
+    Report,
+    no_long_waits,
+    of_disk,
+    of_transport,
+    progress_bar,
+    when,
+    worth_another_try,
+)
 from nada.formats.messages import first_line
 
 
@@ -49,7 +57,8 @@ def _download(url: str, sha256: str, path: Path, name: str, progress: Report | N
         try:
             with partial.open("ab") as file:
                 there = file.tell()
-                http_get(url, file, resume_size=there, displayed_filename=name, tqdm_class=bar)
+                with no_long_waits():
+                    http_get(url, file, resume_size=there, displayed_filename=name, tqdm_class=bar)
         except Exception as error:
             if last or not worth_another_try(error):
                 raise

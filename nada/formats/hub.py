@@ -11,7 +11,10 @@ the library gives each download a temporary file of its own, and removes it when
 
 import errno
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
@@ -29,8 +32,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import hf_raise_for_status, parse_ratelimit_headers, tqdm
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils import (
+    _http,
+    get_session,
+    hf_raise_for_status,
+    parse_ratelimit_headers,
+    tqdm,
+)
 
 from nada.formats.files import CheckpointError, file_digest
 from nada.formats.messages import first_line
@@ -94,7 +102,8 @@ def find(repo: str, revision: str | None = None) -> HubFile:
         HubError: none, several, or the repository cannot be looked at.
     """
     try:
-        names = hf.HfApi().list_repo_files(repo, revision=revision)
+        with no_long_waits():
+            names = hf.HfApi().list_repo_files(repo, revision=revision)
     except Exception as error:
         names = _cached_names(repo, revision)
         if not names:
@@ -114,7 +123,8 @@ def answers(wanted: HubFile, timeout: float = 5) -> bool:
         return True
     url = hf.hf_hub_url(wanted.repo, wanted.file, revision=wanted.revision)
     try:
-        return hf.get_hf_file_metadata(url, timeout=timeout).etag is not None
+        with no_long_waits():
+            return hf.get_hf_file_metadata(url, timeout=timeout).etag is not None
     except Exception:  # whatever keeps it from answering
         return False
 
@@ -130,37 +140,80 @@ def _download(wanted: HubFile, progress: Report | None, local: bool) -> Path:
     bar = progress_bar(progress, str(wanted)) if progress else None
     for last in (False, True):
         try:
-            return Path(hf.hf_hub_download(**where, tqdm_class=bar, local_files_only=local))
+            with no_long_waits():
+                return Path(hf.hf_hub_download(**where, tqdm_class=bar, local_files_only=local))
         except Exception as error:
             if last or not worth_another_try(error):
                 raise _explained(error, wanted) from error
     raise AssertionError("the loop returns or raises")
 
 
-def _client():
-    """The client that the Hub's library would make, with an end to its patience."""
-    client = default_client_factory()
-    client.event_hooks["response"].append(_refuse_to_wait_long)
-    return client
+# Long waits
+
+_impatient: ContextVar[bool] = ContextVar("impatient", default=False)
+
+
+@contextmanager
+def no_long_waits() -> Iterator[None]:
+    """Raise at once when the server asks for a longer wait than PATIENCE; huggingface_hub would
+    sleep through it. Only for requests of this context: other users of the library, in other
+    threads too, get from it what they always get."""
+    token = _impatient.set(True)
+    try:
+        with _WATCH:
+            yield
+    finally:
+        _impatient.reset(token)
 
 
 def _refuse_to_wait_long(response) -> None:
-    """Raise what the response means if it asks for a long wait, of which the library would sleep
-    every second without a word, whatever was asked for: metadata, contents or a listing."""
-    if response.is_error and _asked_to_wait(response) > PATIENCE:
+    if _impatient.get() and response.is_error and _asked_to_wait(response) > PATIENCE:
         hf_raise_for_status(response)
 
 
-hf.set_client_factory(_client)  # for every request of this process through the library
+class _Watch:
+    """While it is entered, by any number of threads, `_refuse_to_wait_long` sees each response that
+    huggingface_hub gets; afterwards the library is as it was. Its `set_client_factory` would close
+    the client that requests of other threads may be using."""
+
+    def __init__(self):
+        self.lock, self.entered = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.entered += 1
+            if self.entered == 1:
+                self.make = _http._GLOBAL_CLIENT_FACTORY
+                _http._GLOBAL_CLIENT_FACTORY = (
+                    self._client
+                )  # for one made after a broken connection
+                get_session().event_hooks["response"].append(_refuse_to_wait_long)
+
+    def __exit__(self, *_) -> None:
+        with self.lock:
+            self.entered -= 1
+            if self.entered == 0:
+                if _http._GLOBAL_CLIENT_FACTORY == self._client:
+                    _http._GLOBAL_CLIENT_FACTORY = self.make
+                hooks = get_session().event_hooks["response"]
+                hooks[:] = [hook for hook in hooks if hook is not _refuse_to_wait_long]
+
+    def _client(self):
+        client = self.make()
+        client.event_hooks["response"].append(_refuse_to_wait_long)
+        return client
+
+
+_WATCH = _Watch()
 
 
 def _asked_to_wait(response) -> int:
-    """Seconds until another try, as the library reads them from a response; 0 if it tells none."""
+    """Seconds until another try, as the library reads them from a response; 0 if it names none."""
     limit = parse_ratelimit_headers(response.headers)
     if response.status_code == 429 and limit and limit.remaining == 0:
         return limit.reset_in_seconds
-    told = re.fullmatch(r"\s*(\d{1,9})\d*\s*", response.headers.get("retry-after", ""), re.ASCII)
-    return int(told[1]) if told else 0
+    after = re.fullmatch(r"\s*(\d{1,9})\d*\s*", response.headers.get("retry-after", ""), re.ASCII)
+    return int(after[1]) if after else 0
 
 
 def when(error: HfHubHTTPError) -> str:
