@@ -13,6 +13,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from nada.formats.downloads import download
 from nada.formats.files import (
-    CHECKPOINTS,
+    bundled_file,
     check_finite,
     check_header,
     file_digest,
@@ -50,12 +51,40 @@ class PromptError(ValueError):
     """A prompt that CLIP cannot read; the message is a sentence for the person who typed it."""
 
 
-class CLIP(nn.Module):
-    """Image and text features of one CLIP model.
+@runtime_checkable
+class Encoder(Protocol):
+    """What guidance, metrics and measurements ask of a CLIP; another encoder has to fulfil it.
 
-    model: a `clip.model.CLIP` in float32, used as it is (`load_clip` freezes it, training may not).
-    name:  what to call it in messages.
-    words: the words it was trained on, or None when it knows natural language at large.
+    `CLIP` does, and so does anything that puts images and texts into one space: to train with it,
+    give it to `text_direction` and the losses.
+    """
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the square images that it looks at."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit features [N, D] of images [N, 3, H, W] in [-1, 1]; differentiable."""
+
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """Unit features [N, D] of N prompts."""
+
+    def check_prompt(self, prompt: str) -> object:
+        """Raise a PromptError for a prompt that it cannot read."""
+
+
+class CLIP(nn.Module):
+    """Image and text features of one CLIP model, OpenAI's or a bundled one.
+
+    Args:
+        model: a `clip.model.CLIP` in float32, used as it is (`load_clip` freezes it, training may
+            not).
+        name: what to call it in messages.
+        words: the words it was trained on, or None when it knows natural language at large.
     """
 
     def __init__(self, model: nn.Module, name: str = "clip", words: frozenset | None = None):
@@ -197,10 +226,10 @@ def load_clips(spec: str, device="cpu", progress: Report | None = None) -> list[
 
     A file may have a "+" in its name, but only where it is the one model.
     """
-    names, spec = [], str(spec).strip()
+    names: list[str] = []
+    spec = str(spec).strip()
     for name in [spec] if os.path.isfile(spec) else map(str.strip, spec.split("+")):
-        here = [bundled for bundled in BUNDLED if bundled_path(bundled).is_file()]
-        names += here if name == "demo" and here else [name]
+        names += _bundled_names() if name == "demo" else [name]
     return [load_clip(name, device, progress) for name in dict.fromkeys(names)]
 
 
@@ -216,9 +245,14 @@ def save_clip(model: nn.Module, path: str | Path, token_ids, words, metadata: di
     write_safetensors(tensors, path, {**(metadata or {}), "words": " ".join(sorted(words))})
 
 
+def _bundled_names() -> list[str]:
+    """The bundled models that are here; "demo" where none is, for an error that says so."""
+    return [name for name in BUNDLED if bundled_path(name).is_file()] or ["demo"]
+
+
 def bundled_path(name: str) -> Path:
     """Where the bundled model `name` of BUNDLED lies."""
-    return CHECKPOINTS / BUNDLED[name]
+    return bundled_file(BUNDLED[name])
 
 
 def build(state: dict[str, Tensor]) -> nn.Module:

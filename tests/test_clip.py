@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from nada import clip as clip_module
 from nada.clip import CLIP, PromptError, load_clip, load_clips, openai_clip, save_clip
+from nada.formats import files
 from nada.formats.files import file_digest
 from tests.helpers import fill_clip, golden, make_clip
 
@@ -320,7 +321,7 @@ def test_what_openais_package_has_left_is_used(tmp_path, monkeypatch):
 
 
 def test_demo_stands_for_all_bundled_models_and_none_comes_twice(monkeypatch, tmp_path, clip_tiny):
-    monkeypatch.setattr(clip_module, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(files, "CHECKPOINTS", tmp_path)
     save_clip(clip_tiny.model, tmp_path / clip_module.BUNDLED["demo"], {320}, {"a"})
     assert [clip.name for clip in load_clips("demo")] == ["demo"]
     save_clip(clip_tiny.model, tmp_path / clip_module.BUNDLED["demo-vit"], {320}, {"a"})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from nada.formats.files import CHECKPOINTS, CheckpointError, file_digest
+from nada.formats.files import CheckpointError, bundled_file, file_digest
 from nada.formats.hub import SUFFIXES, HubError, HubFile, Report, answers, fetch, find
 from nada.formats.messages import brief
 
@@ -21,7 +21,7 @@ class CatalogueEntry:
 
     name:    what people and the command line call it.
     title:   the same for a list to choose from.
-    places:  where it lies, tried in this order: a path, or "org/repo:file" on the Hub.
+    places:  where it lies, tried in this order: a file of checkpoints/, or one on the Hub.
     licence: on what terms, in a line.
     aligned: how its pictures are cropped.
     preset:  the settings that suit it, a key of `nada.presets.PRESETS`.
@@ -45,7 +45,7 @@ CATALOGUE = {
     "demo": CatalogueEntry(
         "demo",
         "Rendered portraits (bundled)",
-        (CHECKPOINTS / "generator.safetensors",),
+        (Path("generator.safetensors"),),
         "MIT",
         "head and shoulders, as this project's renderer frames them",
         "demo",
@@ -190,7 +190,7 @@ def _named(named: CatalogueEntry, revision: str | None, progress: Report | None)
     unreachable, errors = False, []
     for place in named.places:
         if isinstance(place, Path):
-            return ResolvedFile(named.name, place, entry=named)
+            return ResolvedFile(named.name, bundled_file(place.name), entry=named)
         try:
             wanted = HubFile(place.repo, place.file, revision)
             return replace(_from_hub(wanted, progress, local=unreachable), entry=named)

@@ -20,6 +20,20 @@ class CheckpointError(ValueError):
     """A file that cannot be had or is no usable model; the message is a sentence for the user."""
 
 
+def bundled_file(name: str) -> Path:
+    """Where a file of checkpoints/ lies, which is beside the packages and not in them.
+
+    Raises:
+        CheckpointError: the folder is missing, as it is behind a plain `pip install`.
+    """
+    if not CHECKPOINTS.is_dir():
+        raise CheckpointError(
+            f"The bundled weights are not here ({CHECKPOINTS} is missing): run from a checkout of "
+            "the repository, or install it with `pip install -e .`."
+        )
+    return CHECKPOINTS / name
+
+
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A name beside `path` to write to; it takes the place of `path` when all has gone well."""
