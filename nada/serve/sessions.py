@@ -32,7 +32,7 @@ class Kept:
 
     id: str
     path: Path
-    base: str
+    base_fingerprint: str
     facts: dict
     faces: tuple[str, ...] = ()
 

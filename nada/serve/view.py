@@ -191,7 +191,7 @@ def _card(entry: Kept, is_open: bool) -> dict:
         "quality": _number(facts.get("quality")),
         "diversity": _number(facts.get("diversity")),
         "layers": ", ".join(map(str, layers)) or None,
-        "base": entry.base[:12],
+        "base": entry.base_fingerprint[:12],
     }
     told = {name: str(value)[:200] for name, value in lines.items() if value is not None}
     return {"id": entry.id, "title": entry.title, "open": is_open, "facts": told,
