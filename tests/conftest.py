@@ -8,7 +8,7 @@ import torch
 from nada.serve.jobs import ServedModels
 from tests.api import connect
 from tests.helpers import make_clip, tiny_generator
-from tests.page import WIDTHS, Visits, chromium
+from tests.page import WIDTHS, chromium, visits
 from tests.served import serve
 
 # the same operations on every machine; tests/test_op*.py go through all of them
@@ -78,10 +78,8 @@ def browser():
 @pytest.fixture
 def visit(browser, server):
     """Open the page; at the end, fail on any request to elsewhere, page error, failed request."""
-    visits = Visits(browser, server)
-    yield visits
-    visits.close()
-    assert visits.wrong == []
+    with visits(browser, server) as visit:
+        yield visit
 
 
 @pytest.fixture(params=WIDTHS.values(), ids=WIDTHS)

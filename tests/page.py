@@ -46,10 +46,6 @@ class Visits:
         page.wrong = self.wrong
         return page
 
-    def close(self) -> None:
-        for context in self.contexts:
-            context.close()
-
     def _watch(self, page: Page) -> None:
         """Note errors of the page, failed requests, and any request to elsewhere."""
         page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
@@ -59,6 +55,16 @@ class Visits:
     def _is_external(self, url: str) -> bool:
         own = self.server.url
         return not url.startswith((own, own.replace("http", "ws"), "data:", "blob:"))
+
+
+@contextlib.contextmanager
+def visits(browser: Browser, server):
+    """Visits of a server; when they end, nothing may have gone wrong in any of them."""
+    visit = Visits(browser, server)
+    yield visit
+    for context in visit.contexts:
+        context.close()
+    assert visit.wrong == []
 
 
 def button(page, name: str):

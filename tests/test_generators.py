@@ -17,7 +17,7 @@ from nada.serve.view import loading, refusal
 from nada.serve.worker import Download, Options, choose_options, gpu_of
 from tests.helpers import tiny_generator
 from tests.hub_server import Repo, running_hub, status
-from tests.page import WIDTHS, adapt, button, field, fits, picture, unfold
+from tests.page import WIDTHS, adapt, begin, fits, picture, shoot, visits
 from tests.served import ROOT, serve, serve_app
 
 LARGER = GeneratorConfig(size=32, w_dim=16, z_dim=16, mapping_layers=2, channels=(12, 8, 6, 6))
@@ -108,15 +108,26 @@ def places(hub, tmp_path_factory):
     return hub.repos[FILE.repo]
 
 
-@pytest.fixture(scope="module")
-def server(hub, places, tmp_path_factory, clip_tiny):
+def serve_offers(folder, clip, hub):
     """The app as on a machine that can serve all named generators, and a file."""
-    folder = tmp_path_factory.mktemp("offering")
     environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_TOKEN": "",
                    "PYTHONPATH": str(ROOT), "HF_HUB_DOWNLOAD_TIMEOUT": "240"}  # fmt: skip
-    program = ("-m", "tests.offering")
-    with serve(folder, clip_tiny, environment=environment, program=program) as running:
+    return serve(folder, clip, environment=environment, program=("-m", "tests.offering"))
+
+
+@pytest.fixture(scope="module")
+def server(hub, places, tmp_path_factory, clip_tiny):
+    """An app that may have downloaded FFHQ's generator already, or does so at once."""
+    with serve_offers(tmp_path_factory.mktemp("offering"), clip_tiny, hub) as running:
         yield running
+
+
+@pytest.fixture
+def visit_new(hub, places, browser, tmp_path, clip_tiny):
+    """Open the page of an app that has downloaded nothing yet."""
+    with serve_offers(tmp_path, clip_tiny, hub) as running, visits(browser, running) as visit:
+        yield visit
+    places.faults = {}
 
 
 def halting(go_on: threading.Event):
@@ -135,6 +146,9 @@ def halting(go_on: threading.Event):
     return fault
 
 
+GIVEN, FFHQ, DEMO = "generator.safetensors", CATALOGUE["ffhq"].title, CATALOGUE["demo"].title
+
+
 def radio(page, title: str):
     return page.locator("#generator").get_by_label(title)
 
@@ -145,68 +159,85 @@ def pick(page, title: str):
     page.keyboard.press("Space")
 
 
-def test_a_generator_is_chosen_in_the_page(visit, places, server, tmp_path):
-    page = visit()
-    given, ffhq, demo = "generator.safetensors", CATALOGUE["ffhq"].title, CATALOGUE["demo"].title
+def test_a_refused_download_leaves_the_page_as_it_was_and_can_be_tried_again(visit_new, places):
+    page = visit_new()
     expect(page.locator("#generator input")).to_have_count(3)
-    expect(radio(page, given)).to_be_checked()
-    adapt(page, 3)
+    expect(radio(page, GIVEN)).to_be_checked()
     own = picture(page, "before")
-
-    places.faults["meta"] = [status(403), ...]
-    pick(page, ffhq)
+    places.faults = {"meta": [status(403), ...]}
+    pick(page, FFHQ)
     expect(page.locator("#loading [role=alert]")).to_contain_text("403")
-    expect(radio(page, given)).to_be_checked()
+    expect(radio(page, GIVEN)).to_be_checked()
     assert picture(page, "before") == own
-    expect(page.locator("#foot")).to_contain_text(given)
+    expect(page.locator("#foot")).to_contain_text(GIVEN)
 
     go_on = threading.Event()
     places.faults = {"data": [halting(go_on)]}
-    pick(page, ffhq)
+    pick(page, FFHQ)
     bar = page.locator("#loading [role=progressbar]")
     expect(bar).to_have_attribute("aria-valuenow", re.compile(r"^[1-9]\d?$"))
     expect(page.locator("#loading")).to_contain_text(re.compile(r"Downloading .*of 2\d\.\d MB"))
     page.set_viewport_size({"width": WIDTHS["phone"], "height": 900})
     page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")
-    page.screenshot(path=tmp_path / "downloading.png")
+    go_on.set()
+    expect(page.locator("#foot")).to_contain_text(FILE.file)
+    expect(radio(page, FFHQ)).to_be_checked()
+    expect(page.locator("#loading")).not_to_contain_text("Downloading")
 
-    other = visit(WIDTHS["phone"], locale="ru-RU")  # comes meanwhile, and works for longer
+
+@pytest.mark.slow
+def test_others_work_while_one_downloads(visit_new, places):
+    go_on, page = threading.Event(), visit_new()
+    places.faults = {"data": [halting(go_on)]}
+    pick(page, FFHQ)
+    expect(page.locator("#loading [role=progressbar]")).to_be_visible()
+    other = visit_new(WIDTHS["phone"], locale="ru-RU")
     expect(other.locator("#generator")).to_contain_text("Генератор")
-    unfold(other, "Настройки", "Зерно")
-    field(other, "Шаги").fill("2000")
-    other.locator("#adapt").click()
+    begin(other, 2000, "Настройки", "Зерно", "Шаги")
     expect(other.locator(".run.running")).to_contain_text("/2000")
     go_on.set()
     expect(page.locator("#foot")).to_contain_text(FILE.file)
     expect(other.locator(".run.running")).to_be_visible()
     other.keyboard.press("Escape")
     expect(other.locator(".run.stopped")).to_be_visible()
-    expect(other.locator("#foot")).to_contain_text(given)
+    expect(other.locator("#foot")).to_contain_text(GIVEN)
 
-    expect(radio(page, ffhq)).to_be_checked()
-    expect(page.locator("#loading")).not_to_contain_text("Downloading")
+
+def test_a_chosen_generator_shows_itself_and_refuses_anothers_domains(visit):
+    page = visit()
+    adapt(page, 3)
+    own = picture(page, "before")
+    pick(page, FFHQ)
     expect(page.locator("#foot")).to_contain_text("32 px")
     expect(page.locator(".compare img.before")).not_to_have_attribute("src", own)
     page.locator(".card").get_by_text("Open").click()
     expect(page.get_by_text("made from another generator")).to_be_visible()
 
-    field(page, "Steps").fill("2000")
-    button(page, "Adapt").click()
-    expect(page.locator(".run.running")).to_contain_text("/2000")
-    pick(page, demo)
-    expect(page.locator("#loading [role=alert]")).to_contain_text("Your run goes on")
-    expect(radio(page, ffhq)).to_be_checked()
-    page.keyboard.press("Escape")
-    expect(page.locator(".card")).to_have_count(2)
 
+@pytest.mark.slow
+def test_a_running_run_keeps_its_generator(visit):
+    page = visit()
+    begin(page, 2000)
+    expect(page.locator(".run.running")).to_contain_text("/2000")
+    pick(page, FFHQ)
+    expect(page.locator("#loading [role=alert]")).to_contain_text("Your run goes on")
+    expect(radio(page, GIVEN)).to_be_checked()
+    page.keyboard.press("Escape")
+    expect(page.locator(".card")).to_have_count(1)
+
+
+@pytest.mark.slow
+def test_a_generator_comes_with_its_examples(visit, tmp_path):
+    page = visit()
+    pick(page, FFHQ)
+    expect(page.locator("#foot")).to_contain_text("32 px")
     expect(page.get_by_text("photo → bronze statue")).to_be_hidden()
-    pick(page, demo)
+    pick(page, DEMO)
     expect(page.locator("#foot")).to_contain_text("128 px")
     expect(page.get_by_text("photo → bronze statue")).to_be_visible()
     expect(page.locator("#chart .run")).to_contain_text("press Adapt")
     assert fits(page)
-    page.screenshot(path=tmp_path / "demo.png", full_page=True)
-    assert "Traceback" not in server.log.read_text()
+    shoot(page, "demo", tmp_path)
 
 
 @pytest.mark.parametrize("asked, told", [("auto", 1), ("demo", 0)])

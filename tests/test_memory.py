@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import op
+from nada import machine
 from nada.adapt import AdaptConfig
 from nada.generator import Generator, GeneratorConfig
 from nada.machine import _left_in_group, free_bytes
@@ -199,5 +200,10 @@ def test_a_containers_limit_counts(tmp_path, limit, left):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's files")
-def test_this_machine_has_memory_to_take():
-    assert free_bytes(torch.device("cpu")) > 10**7
+def test_what_is_free_here_is_told_as_the_system_tells_it(monkeypatch):
+    monkeypatch.setattr(machine, "_left_in_group", lambda: None)
+    page = os.sysconf("SC_PAGE_SIZE")
+    unused, total = (page * os.sysconf(f"SC_{name}_PAGES") for name in ("AVPHYS", "PHYS"))
+    assert 0.5 * unused < free_bytes(torch.device("cpu")) < total
+    monkeypatch.setattr(machine, "_left_in_group", lambda: 5_000_000)
+    assert free_bytes(torch.device("cpu")) == 5_000_000
