@@ -1,4 +1,4 @@
-"""CLIP: pictures and prompts as unit vectors in one space; OpenAI's models and the bundled ones.
+"""CLIP: images and prompts as unit vectors in one space; OpenAI's models and the bundled ones.
 
 The architecture, the tokenizer and the large weights are those of OpenAI's `clip` package; this
 module adds what adaptation needs around them: gradients through the preprocessing, prompts of any
@@ -11,9 +11,9 @@ import os
 import string
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,7 @@ MAX_CHARACTERS = 1000  # 77 tokens hold fewer; a longer "word" would keep the to
 
 SCALARS = {"input_resolution", "context_length", "vocab_size"}  # in OpenAI's files; shapes tell
 
-# Channel statistics of CLIP's training pictures, in [0, 1] (Radford et al. 2021, released code).
+# Channel statistics of CLIP's training images, in [0, 1] (Radford et al. 2021, released code).
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -87,7 +87,11 @@ class CLIP(nn.Module):
         words: the words it was trained on, or None when it knows natural language at large.
     """
 
-    def __init__(self, model: nn.Module, name: str = "clip", words: frozenset | None = None):
+    model: Any  # OpenAI's package has no types
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, name: str = "clip", words: frozenset[str] | None = None):
         super().__init__()
         self.model, self.name, self.words = model, name, words
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
@@ -95,7 +99,7 @@ class CLIP(nn.Module):
 
     @property
     def resolution(self) -> int:
-        """Side in pixels of the square pictures that the image tower takes."""
+        """Side in pixels of the square images that the image tower takes."""
         return self.model.visual.input_resolution
 
     @property
@@ -113,7 +117,11 @@ class CLIP(nn.Module):
         return F.normalize(self.model.visual(self.preprocess(images)).float(), dim=-1)
 
     def encode_text(self, prompts: list[str]) -> Tensor:
-        """Unit features [N, D] of N prompts; raises PromptError for one that cannot be read."""
+        """Unit features [N, D] of N prompts.
+
+        Raises:
+            PromptError: one cannot be read.
+        """
         return self.encode_tokens(self.tokenize(prompts))
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
@@ -143,7 +151,11 @@ class CLIP(nn.Module):
         return tokens.to(self.model.positional_embedding.device)
 
     def check_prompt(self, prompt: str) -> list[int]:
-        """The prompt's token ids without markers; PromptError if it is empty or too long."""
+        """The prompt's token ids without markers.
+
+        Raises:
+            PromptError: it is empty, too long or no text.
+        """
         if not isinstance(prompt, str):
             raise PromptError(f"A prompt must be text, got {type(prompt).__name__}: type a phrase.")
         if len(prompt) > MAX_CHARACTERS:
@@ -181,7 +193,7 @@ class CLIP(nn.Module):
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """[N, 3, H, W] → float [N, 3, side, side]: bicubic, antialiased, the centre of long pictures.
+    """[N, 3, H, W] → float32 [N, 3, side, side]: bicubic, antialiased, the centre of long images.
 
     Values keep their scale and are not clamped; differentiable; nothing is done at the right size.
     """
@@ -203,13 +215,22 @@ def clean(prompt: str) -> str:
 # Loading and saving
 
 
-def load_clip(name_or_path: str | Path, device="cpu", progress: Report | None = None) -> CLIP:
+def load_clip(
+    name_or_path: str | Path,
+    device: str | torch.device = "cpu",
+    progress: Report | None = None,
+) -> CLIP:
     """A frozen CLIP in evaluation mode.
 
-    name_or_path: "demo" or "demo-vit" (bundled), an OpenAI name such as "ViT-B/32" (downloaded
-    once, its sha256 checked), or a file: .safetensors in OpenAI's names, or OpenAI's own .pt.
-    progress: called while downloading, as `nada.formats.downloads.download` says.
-    ValueError with a sentence when there is no such model or it cannot be read.
+    Args:
+        name_or_path: "demo" or "demo-vit" (bundled), an OpenAI name such as "ViT-B/32" (downloaded
+            once, its sha256 checked), or a file: .safetensors in OpenAI's names, or OpenAI's own
+            .pt.
+        device: where to put it.
+        progress: called while downloading, as `nada.formats.downloads.download` says.
+
+    Raises:
+        ValueError: there is no such model, or it cannot be read.
     """
     name = str(name_or_path).strip()
     path = bundled_path(name) if name in BUNDLED else Path(name)
@@ -221,10 +242,19 @@ def load_clip(name_or_path: str | Path, device="cpu", progress: Report | None = 
     return clip.requires_grad_(False).eval().to(device)
 
 
-def load_clips(spec: str, device="cpu", progress: Report | None = None) -> list[CLIP]:
-    """The models of an ensemble, "ViT-B/32+ViT-B/16"; "demo" stands for all bundled ones.
+def load_clips(
+    spec: str, device: str | torch.device = "cpu", progress: Report | None = None
+) -> list[CLIP]:
+    """The models of an ensemble, frozen and in evaluation mode.
 
-    A file may have a "+" in its name, but only where it is the one model.
+    Args:
+        spec: names or paths as `load_clip` takes them, joined by "+": "ViT-B/32+ViT-B/16"; "demo"
+            stands for all bundled ones. A file may have a "+" in its name, but only where it is
+            the one model.
+        device, progress: as `load_clip` takes them.
+
+    Raises:
+        ValueError: there is no such model, or it cannot be read.
     """
     names: list[str] = []
     spec = str(spec).strip()
@@ -233,10 +263,21 @@ def load_clips(spec: str, device="cpu", progress: Report | None = None) -> list[
     return [load_clip(name, device, progress) for name in dict.fromkeys(names)]
 
 
-def save_clip(model: nn.Module, path: str | Path, token_ids, words, metadata: dict | None = None):
-    """Write a small CLIP: fp16, and of the token embedding only the rows `token_ids` it uses.
+def save_clip(
+    model: nn.Module,
+    path: str | Path,
+    token_ids: Iterable[int],
+    words: Iterable[str],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write a small CLIP in float16, with only those rows of the token embedding that it uses.
 
-    model: `clip.model.CLIP`; words: the words it was trained on; metadata: str → str, kept as is.
+    Args:
+        model: a `clip.model.CLIP`.
+        path: a .safetensors to write, whole or not at all.
+        token_ids: the rows to keep.
+        words: the words it was trained on.
+        metadata: texts to keep in the file.
     """
     ids = torch.as_tensor(sorted({*map(int, token_ids), START, END}), dtype=torch.int32)
     tensors = {key: value.half().contiguous() for key, value in model.state_dict().items()}
@@ -256,10 +297,13 @@ def bundled_path(name: str) -> Path:
 
 
 def build(state: dict[str, Tensor]) -> nn.Module:
-    """`clip.model.CLIP` in float32 for a state dict in OpenAI's names; shapes tell all the rest.
+    """A `clip.model.CLIP` in float32 from a state dict in OpenAI's names, the rest from its shapes.
 
-    ValueError or another for what is no such state dict. The model is made without memory, so
-    that names and shapes are compared before anything is allocated for them.
+    The model is made without memory, so that names and shapes are compared before anything is
+    allocated for them.
+
+    Raises:
+        ValueError, KeyError, RuntimeError: it is not such a state dict.
     """
     _check(state)
     state = _expand_tokens(state)
@@ -275,7 +319,7 @@ def build(state: dict[str, Tensor]) -> nn.Module:
 
 
 def _check(state: dict[str, Tensor]) -> None:
-    """Refuse numbers that are none, and a text tower so large that its tables would fill memory."""
+    """Refuse nan, infinity, and a text tower so large that its tables would fill memory."""
     for key, value in state.items():
         check_finite(key, value)
     length, width = state["positional_embedding"].shape
@@ -397,16 +441,16 @@ def _reason(error: Exception) -> str:
 # OpenAI's package
 
 
-def tokenizer():
+def tokenizer() -> Any:
     """OpenAI's byte-pair tokenizer."""
     return openai_clip().clip._tokenizer
 
 
 @functools.cache
-def openai_clip():
+def openai_clip() -> Any:
     """OpenAI's `clip` package, imported on first use.
 
-    It imports torchvision, for picture transforms that nothing here needs. A torchvision built for
+    It imports torchvision, for image transforms that nothing here needs. A torchvision built for
     another torch (PyPI's beside a CPU build from pytorch.org, the usual pair on a free Space) has
     no compiled operators and fails on import while it describes two of them. Declaring those two,
     without a kernel, lets the import pass; where torchvision is sound nothing is declared.

@@ -74,7 +74,9 @@ class SynthesisOptions:
     resolution: int = 0
     checkpointing: bool = False
 
-    def synthesize(self, generator: Generator, ws: Tensor, noise: str | Sequence[Tensor] = "const"):
+    def synthesize(
+        self, generator: Generator, ws: Tensor, noise: str | Sequence[Tensor] = "const"
+    ) -> Tensor:
         """ws [N, num_ws, w_dim] → [N, 3, side, side], in one go."""
         with convolutions_in(self.precision, ws.device):
             return generator.synthesis(

@@ -47,7 +47,7 @@ class GeneratorConfig:
     mapping_layers: int
     channels: tuple[int, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.size not in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
             raise ValueError(f"size is {self.size}; a power of two from 4 to 1024 was expected.")
         levels = int(log2(self.size)) - 1
@@ -123,6 +123,8 @@ class Generator(nn.Module):
         mean_latent: [w_dim], the point that truncation pulls to; not part of the state dict.
             Of the weights at construction; call `update_mean_latent` when the mapping has changed.
     """
+
+    mean_latent: Tensor
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
@@ -218,7 +220,9 @@ class Generator(nn.Module):
             x, rgb = level(i, x, rgb, rows[first : first + 3], noises[first : first + 2])
         return rgb
 
-    def _level(self, i: int, x: Tensor, rgb: Tensor, rows, noises) -> tuple[Tensor, Tensor]:
+    def _level(
+        self, i: int, x: Tensor, rgb: Tensor, rows: Sequence[Tensor], noises: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Features and RGB of one resolution → those of the next, twice as wide and high."""
         x = self.convs[2 * i](x, rows[0], noises[0])
         x = self.convs[2 * i + 1](x, rows[1], noises[1])
@@ -269,7 +273,9 @@ class Generator(nn.Module):
         z = torch.randn(samples, self.z_dim, generator=torch.Generator().manual_seed(seed))
         self.mean_latent.copy_(self.style(z.to(self.mean_latent.device)).mean(0))
 
-    def _noises(self, ws: Tensor, noise: str | Sequence[Tensor], sides: list[int]):
+    def _noises(
+        self, ws: Tensor, noise: str | Sequence[Tensor], sides: list[int]
+    ) -> Sequence[Tensor]:
         if isinstance(noise, str):
             if noise == "const":
                 return [getattr(self.noises, f"noise_{i}") for i in range(len(sides))]
@@ -338,7 +344,9 @@ def blur_kernel() -> Tensor:
 class Blur(nn.Module):
     """The FIR filter around a factor of two; `kernel` is a buffer because files carry it."""
 
-    def __init__(self):
+    kernel: Tensor
+
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("kernel", blur_kernel())
 
@@ -420,7 +428,7 @@ def _per_channel(values: Tensor, like: Tensor) -> Tensor:
 class Noise(nn.Module):
     """The learnt strength of the noise that all channels of a layer get."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
@@ -450,7 +458,7 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, rgb: Tensor | None = None) -> Tensor:
         out = self._project(x, w) + self.bias  # full precision again, whatever x is
-        if rgb is None:
+        if rgb is None or self.upsample is None:
             return out
         with torch.autocast(x.device.type, enabled=False):
             return out + self.upsample(rgb, up=2, pad=(2, 1))

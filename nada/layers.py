@@ -1,4 +1,4 @@
-"""Which layers of a generator to train: scores by one pass of a loss, and the k highest.
+"""Which layers of a generator to train: scores by one gradient of a loss, and the k highest.
 
 Layers go by their names in the state dict ("conv1", "convs.4", "to_rgbs.2"). Candidates are the
 styled convolutions, and the RGB outputs if asked for. A selector only names layers and leaves the
@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,26 +21,32 @@ from nada.settings import Range, check, setting
 Objective = Callable[[Tensor], Tensor]  # images [N, 3, H, W] → scalar, a mean over the batch
 
 SHIFT_LR = 0.01  # of the one step on w+ that the paper takes; scales all scores alike
-SELECTION_OPTIONS = SynthesisOptions(
-    micro_batch=2
-)  # as many pictures at once as a step has, for its memory
+# a step's usual batch, so that selection needs no more memory
+SELECTION_OPTIONS = SynthesisOptions(micro_batch=2)
 
 
 def candidates(generator: Generator, to_rgb: bool = False, resolution: int = 0) -> tuple[str, ...]:
-    """Names of the layers that may be trained: the styled convolutions up to a resolution (0 for
-    all of them), then the RGB outputs."""
+    """Names of the layers that may be trained: styled convolutions, then RGB outputs.
+
+    Args:
+        to_rgb: list the RGB outputs as well.
+        resolution: side of the images up to which to list layers, 0 for all.
+    """
     levels = generator.levels(resolution or None)
     convs, rgbs = generator.conv_names[: 2 * levels + 1], generator.to_rgb_names[: levels + 1]
     return (*convs, *(rgbs if to_rgb else ()))
 
 
 def freeze_all_but(generator: Generator, names: Sequence[str], noise: bool = True) -> None:
-    """Let exactly the parameters of the layers `names` have gradients, the strength of their noise
-    only if `noise`."""
+    """Let exactly the parameters of the layers `names` have gradients.
+
+    Args:
+        noise: let the strength of their noise have them too.
+    """
     generator.requires_grad_(False)
     for name in names:
-        for part, parameter in generator.layer(name).named_parameters():
-            parameter.requires_grad_(noise or part != "noise.weight")
+        for key, parameter in generator.layer(name).named_parameters():
+            parameter.requires_grad_(noise or key != "noise.weight")
 
 
 def row_of(generator: Generator) -> dict[str, int]:
@@ -71,12 +78,9 @@ def gradient_norms(
         names: layers to score; the styled convolutions by default.
         weight_only: the modulated convolution's weight alone instead of all the layer's tensors
             (style, noise strength and bias as well).
+        options: how to compute the images.
     """
-    names = (
-        candidates(generator, resolution=options.resolution_for(generator))
-        if names is None
-        else names
-    )
+    names = _candidates(generator, names, options)
     groups = {name: _tensors(generator, name, weight_only) for name in names}
     tensors = [tensor for group in groups.values() for tensor in group]
     with _trainable(generator, names):
@@ -97,7 +101,10 @@ def w_shifts(
 
     The mean absolute gradient times the rate (StyleGAN-NADA, section 3.3). Taken from the gradient
     itself: the difference of w+ before and after, about 1e-6, has few digits left in float32.
-    Nothing else gets a gradient, which makes this pass cheaper than `gradient_norms`.
+    Nothing else gets a gradient, which makes this cheaper than `gradient_norms`.
+
+    Args:
+        z, objective, options: as `gradient_norms` takes them.
     """
     with _trainable(generator, ()):
         with torch.no_grad():
@@ -107,14 +114,29 @@ def w_shifts(
     return (SHIFT_LR * gradient.abs().mean(dim=(0, 2))).tolist()
 
 
-def _gradients(generator, ws, objective, inputs, options: SynthesisOptions) -> list[Tensor]:
-    """Gradients of the mean objective, accumulated over parts of the batch: a part's memory."""
+def _candidates(
+    generator: Generator, names: Sequence[str] | None, options: SynthesisOptions
+) -> Sequence[str]:
+    """`names`, or the styled convolutions that the images of `options` pass."""
+    if names is not None:
+        return names
+    return candidates(generator, resolution=options.resolution_for(generator))
+
+
+def _gradients(
+    generator: Generator,
+    ws: Tensor,
+    objective: Objective,
+    inputs: Sequence[Tensor],
+    options: SynthesisOptions,
+) -> list[Tensor]:
+    """Gradients of the mean objective, summed over micro-batches: the memory of one of them."""
     sums = [torch.zeros_like(tensor) for tensor in inputs]
-    for (part,) in options.micro_batches(ws):
+    for (rows,) in options.micro_batches(ws):
         with torch.enable_grad():
-            loss = objective(options.synthesize(generator, part)) * (len(part) / len(ws))
-        parts = torch.autograd.grad(loss, inputs, allow_unused=True)
-        for total, gradient in zip(sums, parts):
+            loss = objective(options.synthesize(generator, rows)) * (len(rows) / len(ws))
+        gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+        for total, gradient in zip(sums, gradients):
             if gradient is not None:
                 total += gradient
     return sums
@@ -122,7 +144,7 @@ def _gradients(generator, ws, objective, inputs, options: SynthesisOptions) -> l
 
 def _tensors(generator: Generator, name: str, weight_only: bool) -> list[Tensor]:
     layer = generator.layer(name)
-    return [layer.conv.weight] if weight_only else list(layer.parameters())
+    return [layer.get_parameter("conv.weight")] if weight_only else list(layer.parameters())
 
 
 @contextmanager
@@ -151,23 +173,21 @@ def select_by_gradient(
 ) -> list[str]:
     """The k layers of largest gradient norm, largest first; k = 0 means all candidates.
 
-    The rule of `select_layers_to_unfreeze`: let all candidates have gradients for a moment, one
-    pass with the objective (the global CLIP loss), compare norms.
+    Let all candidates have gradients for a moment, compute the objective (the global CLIP loss)
+    and its gradient once, compare norms.
 
     Args:
-        z: [N, z_dim] latents for the pass, 8 say.
+        z: [N, z_dim] latents to compute it for, 8 say.
+        objective: images [N, 3, H, W] → scalar, a mean over the batch.
+        k: number of layers.
         names: candidates; the styled convolutions by default.
         weight_only: see `gradient_norms`.
-        options: how to compute the pictures, by two of them by default.
+        options: how to compute the images; in micro-batches of two by default.
 
     Raises:
         ValueError: k is negative or more than there are candidates.
     """
-    names = (
-        candidates(generator, resolution=options.resolution_for(generator))
-        if names is None
-        else names
-    )
+    names = _candidates(generator, names, options)
     if _check_count(k, names) == 0:
         return list(names)
     return _largest(gradient_norms(generator, z, objective, names, weight_only, options), k)
@@ -187,20 +207,23 @@ def select_by_w_shift(
     (`row_of`), so k counts layers here as well; of a convolution and an RGB output on the same
     row the convolution goes first.
 
-    Args and raises: as `select_by_gradient`.
+    Args:
+        z, objective, k, names, options: as `select_by_gradient` takes them.
+
+    Raises:
+        ValueError: k is negative or more than there are candidates.
     """
-    names = (
-        candidates(generator, resolution=options.resolution_for(generator))
-        if names is None
-        else names
-    )
+    names = _candidates(generator, names, options)
     if _check_count(k, names) == 0:
         return list(names)
     shifts, rows = w_shifts(generator, z, objective, options), row_of(generator)
     return _largest({name: shifts[rows[name]] for name in names}, k)
 
 
-SELECTORS = {"gradient": select_by_gradient, "w_shift": select_by_w_shift}
+SELECTORS: dict[str, Callable[..., list[str]]] = {
+    "gradient": select_by_gradient,
+    "w_shift": select_by_w_shift,
+}
 
 
 @dataclass(frozen=True)
@@ -214,14 +237,18 @@ class SelectionConfig:
         0, "Layers k", "How many layers train; 0 trains them all.", range=Range(0, 26, 1), place=1
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self)
 
 
 def select_layers_to_unfreeze(
-    generator: Generator, z: Tensor, objective: Objective, k: int, **arguments
+    generator: Generator, z: Tensor, objective: Objective, k: int, **arguments: Any
 ) -> list[str]:
-    """`select_by_gradient`, and then freeze everything but the chosen layers, in place."""
+    """`select_by_gradient`, and then freeze everything but the chosen layers, in place.
+
+    Args:
+        arguments: as `select_by_gradient` takes them.
+    """
     names = select_by_gradient(generator, z, objective, k, **arguments)
     freeze_all_but(generator, names)
     return names

@@ -8,6 +8,7 @@ does not change its numbers in the middle of a run.
 import os
 import threading
 import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -66,8 +67,8 @@ class use_backend:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, *_) -> None:
-        _restore(*self._before)  # which may be a name that cannot be had, and is not tried again
+    def __exit__(self, *_: object) -> None:
+        _restore(*self._before)  # restores even an unavailable choice, without retrying it
 
 
 def refresh() -> None:
@@ -97,20 +98,26 @@ def describe(device: str | torch.device = "cpu") -> dict:
         for name, backend in BACKENDS.items()
         if backend is not fitting
     }
-    try:
-        _check_name(asked())
-        waits = fitting is not None and asked() == fitting.name and library_path(fitting) is None
-        if waits:
-            runs, reason = "nothing", failure(fitting) or f"{fitting.name}: is not built yet."
-        else:
-            library = _libraries[kind] if kind in _libraries else _resolve(kind)
-            runs = "reference" if library is None else fitting.name
-            reason = _why_not.get(fitting.name) if fitting else None
-    except (RuntimeError, ValueError) as error:
-        runs, reason = "nothing", str(error)
+    runs, reason = _running(kind, fitting)
     if fitting is not None and runs != fitting.name:
         why_not[fitting.name] = reason or f"{fitting.name}: {asked()} was asked for."
     return {"runs": runs, "asked": asked(), "why_not": why_not}
+
+
+def _running(kind: str, fitting: Backend | None) -> tuple[str, str | None]:
+    """What runs on devices of this kind, and why `fitting`, the compiled backend for them, does
+    not, if that is known."""
+    try:
+        _check_name(asked())
+        if fitting is None:
+            _resolve(kind)
+            return "reference", None
+        if asked() == fitting.name and library_path(fitting) is None:
+            return "nothing", failure(fitting) or f"{fitting.name}: is not built yet."
+        library = _libraries[kind] if kind in _libraries else _resolve(kind)
+        return (fitting.name if library else "reference"), _why_not.get(fitting.name)
+    except (RuntimeError, ValueError) as error:
+        return "nothing", str(error)
 
 
 def _choose(name: str) -> None:
@@ -161,7 +168,7 @@ def _named(backend: Backend) -> Library:
     return _load(backend, build(backend))
 
 
-def _load(backend: Backend, path) -> Library:
+def _load(backend: Backend, path: Path) -> Library:
     try:
         return Library(path, backend.device_type, backend.dtypes)
     except (OSError, AttributeError) as error:

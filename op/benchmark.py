@@ -155,7 +155,9 @@ def _print_table(backend: str, device: str, sizes: tuple[int, ...], rounds: int)
                     _print_row(case, make, backend, device, rounds, peak)
 
 
-def _print_row(case: Case, make: Callable, backend: str, device: str, rounds: int, peak) -> None:
+def _print_row(
+    case: Case, make: Callable, backend: str, device: str, rounds: int, peak: float | None
+) -> None:
     before, after = compare(case, make, backend, device, rounds)
     shape = "×".join(map(str, case.x.shape[1:]))
     name, dtype = case.name, str(case.x.dtype).removeprefix("torch.")

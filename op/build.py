@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,7 @@ BACKENDS = {backend.name: backend for backend in (CPP, CUDA)}
 
 
 def flags(backend: Backend) -> list[str]:
-    """What the compiler is told beside PyTorch's own flags."""
+    """The compiler's flags beside PyTorch's own."""
     if backend is CUDA:
         return ["-O3"]
     if sys.platform == "win32":
@@ -89,7 +90,7 @@ def folder(backend: Backend) -> Path:
     digest = hashlib.sha256()
     for part in backend.parts:
         digest.update((HERE / part).read_bytes())
-    facts = [torch.__version__, platform.system(), platform.machine(), flags(backend)]
+    facts: list[object] = [torch.__version__, platform.system(), platform.machine(), flags(backend)]
     if backend is CUDA:
         facts += [torch.version.cuda, os.environ.get("TORCH_CUDA_ARCH_LIST"), _capabilities()]
     digest.update(repr(facts).encode())
@@ -183,7 +184,7 @@ def build(backend: Backend) -> Path:
         ) from error
 
 
-def _lock(place: Path):
+def _lock(place: Path) -> AbstractContextManager:
     """A lock that the system takes back when its process dies, unlike a file that merely exists."""
     from filelock import FileLock  # comes with torch
 

@@ -1,6 +1,8 @@
 """The operations as users call them: arguments checked, backend chosen, gradients of any order."""
 
+from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from op.backends import library_for
 from op.native import MAX_TAPS, Filter, Library
 
 Pair = int | tuple[int, int]
+Pads = tuple[int, int, int, int]
+Layer = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def fused_leaky_relu(
@@ -118,19 +122,25 @@ def upfirdn2d(
     Raises:
         ValueError: shapes or factors that make no sense, or nothing left after cropping.
     """
-    up, down = _pair("up", up), _pair("down", down)
-    _check_fir(x, kernel, up, down, pad)
-    pad = tuple(pad) if len(pad) == 4 else (*pad, *pad)
-    _check_left(x, kernel, up, pad)
+    ups, downs, pads = _pair("up", up), _pair("down", down), _pads(pad)
+    _check_fir(x, kernel, ups, pads)
     library = library_for(x)
     if library is None or kernel.requires_grad or kernel.numel() > MAX_TAPS:
-        return reference.upfirdn2d(x, kernel, up, down, pad)
-    return _UpFirDn2d.apply(x, Filter.of(kernel), up, down, pad, library)
+        return reference.upfirdn2d(x, kernel, ups, downs, pads)
+    return _UpFirDn2d.apply(x, Filter.of(kernel), ups, downs, pads, library)
 
 
 class _UpFirDn2d(Function):
     @staticmethod
-    def forward(ctx, x, filter, up, down, pad, library: Library):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        filter: Filter,
+        up: tuple[int, int],
+        down: tuple[int, int],
+        pad: Pads,
+        library: Library,
+    ) -> Tensor:
         out = library.upfirdn2d(x, filter, up, down, pad)
         ctx.backward_arguments = (
             filter.flipped(),
@@ -142,30 +152,48 @@ class _UpFirDn2d(Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # the transpose of an upfirdn2d is one too, so derivatives of any order are
         return _UpFirDn2d.apply(grad, *ctx.backward_arguments), *[None] * 5
 
 
-def _backward_pad(x_shape, out_shape, taps, up, down, pad) -> tuple[int, int, int, int]:
+def _backward_pad(
+    x_shape: Sequence[int],
+    out_shape: Sequence[int],
+    taps: tuple[int, int],
+    up: tuple[int, int],
+    down: tuple[int, int],
+    pad: Pads,
+) -> Pads:
     """The padding with which the result of an upfirdn2d goes back to the shape of its input."""
-    sides = []
-    for axis in (0, 1):  # x, y
+
+    def sides(axis: int) -> tuple[int, int]:
         before, size, left = pad[2 * axis], x_shape[3 - axis], out_shape[3 - axis]
         after = size * up[axis] - left * down[axis] + before - up[axis] + 1
-        sides += [taps[1 - axis] - before - 1, after]
-    return tuple(sides)
+        return taps[1 - axis] - before - 1, after
+
+    return *sides(0), *sides(1)  # x, y
 
 
 class _StyledLeakyReLU(Function):
     @staticmethod
-    def forward(ctx, x, bias, demodulation, noise, strength, slope, scale, library: Library):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        bias: Tensor | None,
+        demodulation: Tensor | None,
+        noise: Tensor | None,
+        strength: Tensor | None,
+        slope: float,
+        scale: float,
+        library: Library,
+    ) -> Tensor:
         ctx.save_for_backward(x, bias, demodulation, noise, strength)
         ctx.slope, ctx.scale, ctx.library = slope, scale, library
         return library.styled_leaky_relu(x, bias, demodulation, noise, strength, slope, scale)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, bias, demodulation, noise, strength = tensors = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:5]
         if torch.is_grad_enabled() or wanted[3]:
@@ -174,8 +202,9 @@ class _StyledLeakyReLU(Function):
         to_x, sums = ctx.library.styled_leaky_relu_backward(
             grad, x, bias, demodulation, noise, strength, ctx.slope, ctx.scale, any(wanted[1:])
         )
-        # each [N, C]
-        to_demodulation, to_strength, to_bias = (None,) * 3 if sums is None else sums
+        if sums is None:
+            return to_x, *[None] * 7
+        to_demodulation, to_strength, to_bias = sums  # each [N, C]
         return (
             to_x,
             to_bias.sum(0).to(bias.dtype) if wanted[1] else None,
@@ -188,12 +217,14 @@ class _StyledLeakyReLU(Function):
         )
 
 
-def _by_reference(tensors, wanted, grad, slope, scale) -> list[Tensor | None]:
+def _by_reference(
+    tensors: Layer, wanted: Sequence[bool], grad: Tensor, slope: float, scale: float
+) -> list[Tensor | None]:
     """The gradients of the tensors that are wanted, themselves differentiable where asked for."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         out = reference.styled_leaky_relu(*tensors, slope, scale)
-        sought = [tensor for tensor, want in zip(tensors, wanted) if want]
+        sought = [t for t, want in zip(tensors, wanted) if want and t is not None]
         grads = iter(torch.autograd.grad(out, sought, grad, create_graph=create_graph))
     return [next(grads) if want else None for want in wanted]
 
@@ -207,20 +238,23 @@ def _pair(name: str, value: Pair) -> tuple[int, int]:
     return pair
 
 
-def _check_fir(x: Tensor, kernel: Tensor, up, down, pad: tuple[int, ...]) -> None:
+def _pads(pad: tuple[int, ...]) -> Pads:
+    if len(pad) == 2:
+        return pad[0], pad[1], pad[0], pad[1]
+    if len(pad) == 4:
+        return pad[0], pad[1], pad[2], pad[3]
+    raise ValueError(
+        f"upfirdn2d: pad is {pad}; (before, after) or (x before, x after, y before, y after) "
+        "was expected."
+    )
+
+
+def _check_fir(x: Tensor, kernel: Tensor, up: tuple[int, int], pad: Pads) -> None:
     if x.ndim != 4 or kernel.ndim != 2:
         raise ValueError(
             f"upfirdn2d: x is {list(x.shape)} and kernel {list(kernel.shape)}; "
             "give x as [N, C, H, W] and the kernel as [kh, kw]."
         )
-    if len(pad) not in (2, 4):
-        raise ValueError(
-            f"upfirdn2d: pad is {pad}; (before, after) or (x before, x after, y before, y after) "
-            "was expected."
-        )
-
-
-def _check_left(x: Tensor, kernel: Tensor, up, pad: tuple[int, int, int, int]) -> None:
     height = x.shape[2] * up[1] + pad[2] + pad[3]
     width = x.shape[3] * up[0] + pad[0] + pad[1]
     if height < kernel.shape[0] or width < kernel.shape[1]:
@@ -230,7 +264,13 @@ def _check_left(x: Tensor, kernel: Tensor, up, pad: tuple[int, int, int, int]) -
         )
 
 
-def _check_layer(x: Tensor, bias, demodulation, noise, strength) -> None:
+def _check_layer(
+    x: Tensor,
+    bias: Tensor | None,
+    demodulation: Tensor | None,
+    noise: Tensor | None,
+    strength: Tensor | None,
+) -> None:
     if x.ndim < 2 or (bias is not None and bias.shape != (x.shape[1],)):
         raise ValueError(
             f"fused_leaky_relu: x is {list(x.shape)} and bias "
@@ -242,9 +282,11 @@ def _check_layer(x: Tensor, bias, demodulation, noise, strength) -> None:
             f"styled_leaky_relu: demodulation is {list(demodulation.shape)}; "
             f"{list(x.shape[:2])} was expected."
         )
-    if (noise is None) != (strength is None):
+    if noise is None and strength is None:
+        return
+    if noise is None or strength is None:
         raise ValueError("styled_leaky_relu: noise and strength go together; give both or neither.")
-    if noise is not None and (
+    if (
         noise.shape[1:] != (1, *x.shape[2:])
         or noise.shape[0] not in (1, x.shape[0])
         or prod(strength.shape) != 1

@@ -8,6 +8,7 @@ import ctypes
 from contextlib import nullcontext
 from ctypes import POINTER, byref, c_char_p, c_double, c_int32, c_int64, c_void_p
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,11 +46,13 @@ class Filter:
     _known = WeakIdKeyDictionary()  # so that a filter on a GPU is copied from there only once
 
     def __init__(self, taps: Tensor, tolerance: float):
-        self._values, self._tolerance, self._flipped = taps, tolerance, None
-        self.shape = tuple(taps.shape)
+        self._values, self._tolerance = taps, tolerance
+        self._flipped: Filter | None = None
+        self.shape: tuple[int, int] = (taps.shape[0], taps.shape[1])
         self.taps = _array(taps)
         factors = _factors(taps, tolerance)
-        self.column, self.row = map(_array, factors) if factors else (None, None)
+        self.column = _array(factors[0]) if factors else None
+        self.row = _array(factors[1]) if factors else None
 
     @classmethod
     def of(cls, kernel: Tensor) -> "Filter":
@@ -110,7 +113,14 @@ class Library:
         self._splits = _function(library.op_splits, layer, returns=c_int64)
         self._error = _function(library.op_error, [c_int32], returns=c_char_p)
 
-    def upfirdn2d(self, x: Tensor, filter: Filter, up, down, pad) -> Tensor:
+    def upfirdn2d(
+        self,
+        x: Tensor,
+        filter: Filter,
+        up: tuple[int, int],
+        down: tuple[int, int],
+        pad: tuple[int, int, int, int],
+    ) -> Tensor:
         """Arguments as those of `reference.upfirdn2d`, but for the filter."""
         x, channels_last = _dense(x)
         n, c, height, width = x.shape
@@ -120,14 +130,24 @@ class Library:
         out = _empty(x, (n, c, out_h, out_w), channels_last)
         outer, inner = (n, c) if channels_last else (n * c, 1)
         fir = _Fir(outer, height, width, inner, out_h, out_w)
-        fir.up_x, fir.up_y, fir.down_x, fir.down_y = *up, *down
+        fir.up_x, fir.up_y = up
+        fir.down_x, fir.down_y = down
         fir.pad_x, fir.pad_y, fir.taps_y, fir.taps_x = pad[0], pad[2], kh, kw
         fir.separable = filter.row is not None
         arrays = (filter.taps, filter.column, filter.row)
         self._call(self._fir, x, out.data_ptr(), x.data_ptr(), *arrays, byref(fir), work=out)
         return out
 
-    def styled_leaky_relu(self, x, bias, demodulation, noise, strength, slope, scale) -> Tensor:
+    def styled_leaky_relu(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        demodulation: Tensor | None,
+        noise: Tensor | None,
+        strength: Tensor | None,
+        slope: float,
+        scale: float,
+    ) -> Tensor:
         """Arguments as those of `reference.styled_leaky_relu`."""
         x, channels_last = _dense(x)
         out = torch.empty_like(x)
@@ -138,7 +158,16 @@ class Library:
         return out
 
     def styled_leaky_relu_backward(
-        self, grad, x, bias, demodulation, noise, strength, slope, scale, sums: bool
+        self,
+        grad: Tensor,
+        x: Tensor,
+        bias: Tensor | None,
+        demodulation: Tensor | None,
+        noise: Tensor | None,
+        strength: Tensor | None,
+        slope: float,
+        scale: float,
+        sums: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """The gradient of x, and if `sums` is true [3, N, C]: of demodulation, strength and bias
         (the latter two still to be added up over images, and the strength over channels)."""
@@ -152,9 +181,9 @@ class Library:
         each = x.new_zeros(shape, dtype=_wide(x)) if sums else None
         pointers = map(_pointer, (to_x, each, grad, x, *parts))
         self._call(self._backward, x, *pointers, byref(layer), work=x)
-        return to_x, each.sum(1) if sums else None
+        return to_x, None if each is None else each.sum(1)
 
-    def _call(self, function, x: Tensor, *arguments, work: Tensor) -> None:
+    def _call(self, function: Any, x: Tensor, *arguments: Any, work: Tensor) -> None:
         """Call a function of the library for `x`, unless there is nothing to do."""
         if work.numel() == 0:
             return
@@ -166,7 +195,7 @@ class Library:
             raise RuntimeError(f"{self.path.name}: {self._error(code).decode()} (code {code}).")
 
 
-def _function(function, *groups: list, returns=c_int32):
+def _function(function: Any, *groups: list, returns: Any = c_int32) -> Any:
     function.argtypes, function.restype = [kind for group in groups for kind in group], returns
     return function
 
@@ -188,7 +217,9 @@ def _empty(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
     )
 
 
-def _layer(x: Tensor, channels_last: bool, noise: Tensor | None, slope, scale) -> _Layer:
+def _layer(
+    x: Tensor, channels_last: bool, noise: Tensor | None, slope: float, scale: float
+) -> _Layer:
     n, channels = x.shape[:2]
     pixels = x.shape[2:].numel()
     noise_n = 1 if noise is None else noise.shape[0]

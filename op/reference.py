@@ -18,7 +18,7 @@ def styled_leaky_relu(
     trailing = [1] * (x.ndim - 2)
     if demodulation is not None:
         x = x * demodulation.to(x.dtype).view(*demodulation.shape, *trailing)
-    if noise is not None:
+    if noise is not None and strength is not None:
         x = x + (strength * noise).to(x.dtype)
     if bias is not None:
         x = x + bias.to(x.dtype).view(1, -1, *trailing)
@@ -35,10 +35,9 @@ def upfirdn2d(
     """See `op.upfirdn2d`; `up`, `down` are (x, y), `pad` (x before, x after, y before, y after)."""
     x0, x1, y0, y1 = pad
     x = _insert_zeros(x, *up)
-    if x0 == x1 >= 0 and y0 == y1 >= 0:
-        padding = (y0, x0)  # the convolution pads by itself, which saves a copy
-    else:
-        x, padding = F.pad(x, pad), 0
+    padding = (y0, x0)
+    if x0 != x1 or y0 != y1 or min(pad) < 0:  # else the convolution pads by itself, without a copy
+        x, padding = F.pad(x, pad), (0, 0)
     channels = x.shape[1]
     weight = kernel.to(x.dtype).flip(0, 1).expand(channels, 1, -1, -1)
     return F.conv2d(x, weight, padding=padding, stride=(down[1], down[0]), groups=channels)
