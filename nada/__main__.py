@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from nada.adapt import DivergedError, Progress, adapt
 from nada.checkpoint import fingerprint, load_generator, save_generator
 from nada.clip import load_clips
-from nada.convert import add_convert
+from nada.convert import SUFFIXES, add_convert
 from nada.delta import Delta, blend, diff
 from nada.experiments.bench import add_bench
 from nada.experiments.evaluate import add_evaluate
@@ -39,6 +39,7 @@ from nada.serve.worker import Options
 from nada.settings import Setting
 
 INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
+DOMAIN, GENERATOR = (".safetensors",), SUFFIXES  # how names of files to write may end
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,8 +136,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 def run_adapt(args: argparse.Namespace) -> int:
     """Train, show progress, save the domain; also after Ctrl-C and after divergence."""
     suited, out = chosen(args), args.out or Path(file_name(args.target))
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; give --out the name of a file.")
+    check_out(out, DOMAIN)
     device = pick_device(args.device)
     frozen, clips = load_generator(args.generator, device), load_clips(suited.clip, device)
     preset = suited.preset if args.k is not None else suited.preset.fitted(frozen)
@@ -232,6 +232,7 @@ def add_sample(commands) -> None:
 
 def run_sample(args: argparse.Namespace) -> int:
     """Draw, save."""
+    check_out(args.out, (".png",))
     pictures = sample(_blended(args), args.seeds, args.psi, args.batch)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     image_grid(pictures, min(args.columns, len(args.seeds))).save(args.out, format="PNG")
@@ -255,6 +256,7 @@ def add_film(commands) -> None:
 
 def run_film(args: argparse.Namespace) -> int:
     """Draw, encode."""
+    check_out(args.out, (".mp4",))
     base = load_generator(args.generator, pick_device(args.device))
     pictures = frames(base, _recipe(args), visits(args.seeds, 1.0), args.between, args.psi)
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -302,6 +304,7 @@ def run_blend(args: argparse.Namespace) -> int:
     """Mix, save."""
     if not args.domain:
         raise ValueError("Nothing to blend: give --domain FILE WEIGHT once or more.")
+    check_out(args.out, GENERATOR if args.whole else DOMAIN)
     base = load_generator(args.generator, pick_device(args.device))
     recipe = _recipe(args)
     mixed = blend(base, recipe)
@@ -334,6 +337,14 @@ def _recipe(args: argparse.Namespace) -> list[tuple[Delta, float]]:
 
 def _blended(args: argparse.Namespace) -> Generator:
     return blend(load_generator(args.generator, pick_device(args.device)), _recipe(args))
+
+
+def check_out(path: Path, suffixes: Sequence[str]) -> None:
+    """Raises ValueError for a file to write whose name promises another format."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give --out the name of a file.")
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"--out {path} should end in {' or '.join(suffixes)}.")
 
 
 def _say(as_json: bool, sentence: str, data: dict) -> None:

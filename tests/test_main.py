@@ -200,13 +200,21 @@ def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
         (["adapt", "--target", "sketch", "--out", "."], "is a folder"),
         (["sample", "--domain", "none.safetensors"], "no domain file"),
         (["sample", "--psi", "nan"], "truncation"),
+        (["adapt", "--target", "sketch", "--out", "d.pt"], "d.pt should end in .safetensors."),
+        (["sample", "--out", "a.jpg"], "a.jpg should end in .png."),
+        (["film", "--out", "a.gif"], "a.gif should end in .mp4."),
+        (["blend", "--out", "d.pt", "--domain", "a"], "d.pt should end in .safetensors."),
+        (
+            ["blend", "--out", "g.pkl", "--whole", "--domain", "a"],
+            "should end in .safetensors or .pt",
+        ),
         (["film", "--between", "1"], "1 frames between them is empty"),
         (["domain", "none.safetensors"], "no domain file"),
         (["sample", "--batch", "0"], "batch is 0"),
         (["sample", "--columns", "0"], "0 columns"),
         (["blend", "--out", "x"], "Nothing to blend"),
-        (["blend", "--out", "x", "--domain", "a", "much"], "one file and one number"),
-        (["blend", "--out", "x", "--domain", "a", "1", "2"], "one file and one number"),
+        (["blend", "--out", "x.safetensors", "--domain", "a", "much"], "one file and one number"),
+        (["blend", "--out", "x.safetensors", "--domain", "a", "1", "2"], "one file and one number"),
     ],
 )
 def test_bad_input_gets_a_sentence(models, tmp_path, monkeypatch, capsys, arguments, complaint):
