@@ -1,4 +1,4 @@
-"""The training loop: two twins, one loss, a few layers, told step by step as it goes.
+"""The training loop: two twins, one loss, a few layers, yielding after every step.
 
 `adapt` is a Python generator of `Progress`, so that a front end prints, draws or stops as it likes.
 Method: StyleGAN-NADA, arXiv 2108.00946, section 3.2 and 3.3.
@@ -115,15 +115,19 @@ class AdaptConfig:
         check(self)
 
     def synthesis_options(self, generator: Generator) -> SynthesisOptions:
-        """How the pictures of a step are computed."""
+        """Options of synthesis in a step."""
         options = SynthesisOptions(
             self.micro_batch, self.precision, self.resolution, self.checkpointing
         )
         return replace(options, resolution=options.resolution_for(generator))
 
     def layers(self, generator: Generator, to_rgb: bool | None = None) -> tuple[str, ...]:
-        """Names of the layers that may be trained at the resolution of the training pictures;
-        to_rgb: whether RGB outputs are among them, by default as `train_to_rgb` says."""
+        """Names of the layers that may be trained at the training resolution.
+
+        Args:
+            generator: whose layers.
+            to_rgb: whether RGB outputs are among them; by default as `train_to_rgb` says.
+        """
         to_rgb = self.train_to_rgb if to_rgb is None else to_rgb
         return candidates(generator, to_rgb, self.synthesis_options(generator).resolution)
 
@@ -143,10 +147,16 @@ class AdaptConfig:
 class Progress:
     """One step of a run.
 
-    step: steps done, from 1; steps: of how many. loss: the total, before this step's update;
-    terms: its parts by name, unweighted. layers: what was trained in this step. lr: Adam's rate.
-    seconds: since the start; eta: seconds still to go.
-    preview: adapted pictures [N, 3, H, W] in [-1, 1] of the preview seeds, or None at most steps.
+    Attributes:
+        step: steps done, from 1.
+        steps: of how many.
+        loss: the total, before this step's update.
+        terms: its parts by name, unweighted.
+        layers: what was trained in this step.
+        lr: Adam's rate.
+        seconds: since the start.
+        eta: seconds still to go.
+        preview: adapted images [N, 3, H, W] in [-1, 1] of the preview seeds, None at most steps.
     """
 
     step: int
@@ -210,8 +220,8 @@ def adapt(
                 freeze_all_but(trainable, layers, config.train_noise)
             optimizer.param_groups[0]["lr"] = lr = config.lr_at(step)
             optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
-            ws, noise, pictures = source.draw()
-            loss, terms = _backward(trainable, loss_fn, ws, noise, pictures, options)
+            ws, noise, images = source.draw()
+            loss, terms = _backward(trainable, loss_fn, ws, noise, images, options)
             _copy(trained, last_good)  # a sound loss and gradient came of these weights
             optimizer.step()
             seconds = time.monotonic() - start
@@ -273,21 +283,21 @@ class FrozenTwin:
 
     @torch.no_grad()
     def draw(self) -> tuple[Tensor, list[Tensor], Tensor]:
-        """ws [N, num_ws, w_dim], noise, and pictures [N, 3, H, W] for the next step."""
+        """ws [N, num_ws, w_dim], noise, and images [N, 3, H, W] for the next step."""
         if not self.seeds:
             ws, noise = _draw_inputs(self.frozen, self.config, self.options, self.random)
-            return ws, noise, self._pictures(ws, noise)
+            return ws, noise, self._images(ws, noise)
         which = int(torch.randint(len(self.seeds), (), generator=self.random))
         own = torch.Generator().manual_seed(self.seeds[which])
         ws, noise = _draw_inputs(self.frozen, self.config, self.options, own)
         if which not in self.cache:
-            pictures = self._pictures(ws, noise)
+            images = self._images(ws, noise)
             self.cache[which] = (
-                resize(pictures, self.clip_resolution) if self.clip_resolution else pictures
+                resize(images, self.clip_resolution) if self.clip_resolution else images
             )
         return ws, noise, self.cache[which]
 
-    def _pictures(self, ws: Tensor, noise: list[Tensor]) -> Tensor:
+    def _images(self, ws: Tensor, noise: list[Tensor]) -> Tensor:
         parts = self.options.micro_batches(ws, *noise)
         return torch.cat(
             [self.options.synthesize(self.frozen, part, rest) for part, *rest in parts]
@@ -312,7 +322,7 @@ def _backward(
 ) -> tuple[float, dict[str, float]]:
     """Forward and backward through the trainable; the loss and its terms.
 
-    The loss is differentiated for the pictures first and those then for the weights. So a loss that
+    The loss is differentiated for the images first and those then for the weights. So a loss that
     compares the whole batch knows nothing of micro-batches: these are drawn once for the loss, and
     once more, with what the backward pass needs, one after the other.
 
@@ -337,7 +347,7 @@ def _backward(
 
 
 def _loss(loss_fn, source: Tensor, adapted: Tensor, precision: str) -> tuple[Tensor, dict]:
-    """The loss, its terms by name, and in `adapted.grad` its gradient for the pictures."""
+    """The loss, its terms by name, and in `adapted.grad` its gradient for the images."""
     context, scale = clip_in(precision, adapted.device)
     with torch.enable_grad():
         with context:

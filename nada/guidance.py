@@ -51,9 +51,12 @@ SHORTEST_MOVE = 0.05
 
 
 def prompt_features(clip: CLIP, prompt: str, templates: Sequence[str] = TEMPLATES) -> Tensor:
-    """Unit features [T, D] of a prompt put into each template; PromptError if CLIP cannot read it.
+    """Unit features [T, D] of a prompt put into each template.
 
     The prompt is inserted as it is: braces in it mean nothing.
+
+    Raises:
+        PromptError: CLIP cannot read it.
     """
     clip.check_prompt(prompt)
     with torch.no_grad():
@@ -65,7 +68,8 @@ def text_direction(
 ) -> Tensor:
     """Unit [D] from a source prompt to a target prompt, averaged over templates (section 3.2).
 
-    PromptError when a prompt cannot be read or when both mean the same to this model.
+    Raises:
+        PromptError: a prompt cannot be read, or both mean the same to this model.
     """
     before, after = (prompt_features(clip, prompt, templates) for prompt in (source, target))
     direction = (after - before).mean(dim=0)
@@ -78,14 +82,22 @@ def text_direction(
 
 
 def image_direction(clip: CLIP, source_images: Tensor, target_images: Tensor) -> Tensor:
-    """Unit [D] from the mean of source pictures (samples of the frozen generator, 16 say) to the
-    mean of target pictures, both [N, 3, H, W] in [-1, 1]. ValueError when the means coincide."""
+    """Unit [D] from the mean of source images to the mean of target images.
+
+    Args:
+        clip: the model whose space it is.
+        source_images: [N, 3, H, W] in [-1, 1]; samples of the frozen generator, 16 say.
+        target_images: [N, 3, H, W] in [-1, 1]; images of the wanted domain.
+
+    Raises:
+        ValueError: the means coincide.
+    """
     with torch.no_grad():
         direction = _mean_feature(clip, target_images) - _mean_feature(clip, source_images)
     if direction.norm() < 1e-3:
         raise ValueError(
-            f"The pictures look like the generator's own to CLIP model {clip.name}: "
-            "choose pictures of another domain."
+            f"The images look like the generator's own to CLIP model {clip.name}: "
+            "choose images of another domain."
         )
     return F.normalize(direction, dim=0)
 
@@ -98,7 +110,7 @@ def _mean_feature(clip: CLIP, images: Tensor) -> Tensor:
 
 
 class FeatureLoss(nn.Module, ABC):
-    """A loss of the unit features [N, D] of source and adapted pictures of the same latents."""
+    """A loss of the unit features [N, D] of source and adapted images of the same latents."""
 
     def __init__(self, clip: CLIP):
         super().__init__()
@@ -106,7 +118,7 @@ class FeatureLoss(nn.Module, ABC):
 
     @property
     def resolution(self) -> int:
-        """Side in pixels of the pictures that CLIP sees."""
+        """Side in pixels of the images that CLIP sees."""
         return self.clip.resolution
 
     @abstractmethod
@@ -114,7 +126,7 @@ class FeatureLoss(nn.Module, ABC):
         """The scalar loss of two sets of features [N, D]."""
 
     def forward(self, source_images: Tensor, adapted_images: Tensor) -> Tensor:
-        """The scalar loss of pictures [N, 3, H, W] in [-1, 1]; no gradient for the source."""
+        """The scalar loss of images [N, 3, H, W] in [-1, 1]; no gradient for the source."""
         with torch.no_grad():
             source = self.clip.encode_image(source_images)
         return self.compare(source, self.clip.encode_image(adapted_images))
@@ -123,8 +135,12 @@ class FeatureLoss(nn.Module, ABC):
 class DirectionalLoss(FeatureLoss):
     """1 − cos(E(adapted) − E(source), direction), averaged over the batch (equation 2); in [0, 2].
 
-    direction: [D], from `text_direction` or `image_direction`. Identical twins have loss 1 and the
-    gradient of a plain step along the direction (SHORTEST_MOVE).
+    Identical twins have loss 1 and the gradient of a plain step along the direction
+    (SHORTEST_MOVE).
+
+    Args:
+        clip: E.
+        direction: [D], from `text_direction` or `image_direction`.
     """
 
     def __init__(self, clip: CLIP, direction: Tensor):
@@ -140,7 +156,10 @@ class DirectionalLoss(FeatureLoss):
 class GlobalLoss(FeatureLoss):
     """1 − cos(E(adapted), E(target text)), averaged over the batch (equation 1); in [0, 2].
 
-    target: a prompt, put into each of `templates`; the features are averaged and made unit.
+    Args:
+        clip: E.
+        target: a prompt.
+        templates: what it is put into; the features are averaged and made unit.
     """
 
     def __init__(self, clip: CLIP, target: str, templates: Sequence[str] = ("{}",)):
@@ -152,14 +171,14 @@ class GlobalLoss(FeatureLoss):
         return (1 - adapted @ self.text).mean()
 
     def forward(self, images: Tensor) -> Tensor:
-        """The scalar loss of pictures [N, 3, H, W] in [-1, 1]."""
+        """The scalar loss of images [N, 3, H, W] in [-1, 1]."""
         return self.compare(None, self.clip.encode_image(images))
 
 
 class InDomainLoss(FeatureLoss):
-    """Mean squared change of the cosine between two pictures of a batch; keeps people different.
+    """Mean squared change of the cosine between two images of a batch; keeps people different.
 
-    Compares every pair of different adapted pictures with the same pair of source pictures
+    Compares every pair of different adapted images with the same pair of source images
     (relational regularisation, as in Ojha et al. 2021); batches of 2 or more.
     """
 
@@ -167,7 +186,7 @@ class InDomainLoss(FeatureLoss):
         count = len(source)
         if count < 2:
             raise ValueError(
-                f"The in-domain term compares pictures with each other and got {count}: "
+                f"The in-domain term compares images with each other and got {count}: "
                 "set the batch to 2 or more, or its weight to 0."
             )
         change = adapted @ adapted.T - source @ source.T  # [N, N], the diagonal is 0
@@ -185,7 +204,7 @@ class WeightedSum(nn.Module):
         self.losses = nn.ModuleList(term for _, term in weighted.values())
 
     def terms(self, source_images: Tensor, adapted_images: Tensor) -> dict[str, Tensor]:
-        """Each term by name, unweighted; pictures are encoded once per CLIP model."""
+        """Each term by name, unweighted; images are encoded once per CLIP model."""
         features = {}
         for clip in {id(term.clip): term.clip for term in self.losses}.values():
             with torch.no_grad():
@@ -199,12 +218,12 @@ class WeightedSum(nn.Module):
         return sum(self.weights[name] * value for name, value in terms.items())
 
     def forward(self, source_images: Tensor, adapted_images: Tensor) -> Tensor:
-        """The scalar loss of pictures [N, 3, H, W] in [-1, 1]."""
+        """The scalar loss of images [N, 3, H, W] in [-1, 1]."""
         return self.total(self.terms(source_images, adapted_images))
 
     @property
     def resolution(self) -> int:
-        """The largest picture that any of the CLIP models takes, in pixels."""
+        """The largest image that any of the CLIP models takes, in pixels."""
         return max(term.clip.resolution for term in self.losses)
 
 

@@ -463,7 +463,7 @@ def test_a_sweep_goes_on_after_kill_9_and_its_processes_end_with_it(models, tmp_
     assert main(command) == 1
     told = capsys.readouterr().err
     assert f"5 runs in {out}, {len(before)} of them done." in told
-    assert "failed (ValueError: The in-domain term compares pictures" in told
+    assert "failed (ValueError: The in-domain term compares images" in told
     results = list(out.glob("runs/*/result.json"))
     assert len(results) == 4 and len(list(out.glob("runs/*/error.txt"))) == 1
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
