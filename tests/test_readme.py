@@ -244,7 +244,7 @@ def library(**changes: str) -> dict:
 
 
 def test_the_library_example_runs(capsys):
-    names = library(**{"steps=150": "steps=3"})
+    names = library(**{"steps=60": "steps=3"})
     assert capsys.readouterr().out.count("step ") == 3
     side = load_generator("demo").size
     assert names["images"].shape == (16, 3, side, side) and len(names["delta"].tensors) > 6
