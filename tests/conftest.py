@@ -7,7 +7,7 @@ import torch
 
 from nada.serve.jobs import ServedModels
 from tests.api import connect
-from tests.helpers import make_clip, tiny_generator
+from tests.helpers import make_clip, quick_first, tiny_generator
 from tests.page import WIDTHS, chromium, visits
 from tests.served import serve
 
@@ -54,7 +54,7 @@ def models(generator, clip_tiny):
 @pytest.fixture(scope="session")
 def server(tmp_path_factory, clip_tiny):
     """The app in a process of its own, with tiny models that adapt in moments."""
-    with serve(tmp_path_factory.mktemp("served"), clip_tiny) as running:
+    with serve(tmp_path_factory.mktemp("served"), clip_tiny, "--mcp") as running:
         yield running
 
 
@@ -82,7 +82,7 @@ def visit(browser, server):
         yield visit
 
 
-@pytest.fixture(params=WIDTHS.values(), ids=WIDTHS)
+@pytest.fixture(params=quick_first(*WIDTHS.values()), ids=WIDTHS)
 def page(visit, request):
     """The open page, at the width of a desk and of a phone."""
     return visit(request.param)

@@ -4,6 +4,7 @@ import copy
 import zlib
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -12,6 +13,12 @@ from nada.generator import Generator, GeneratorConfig
 
 DATA = Path(__file__).parent / "data"
 TINY = GeneratorConfig(size=16, w_dim=16, z_dim=16, mapping_layers=2, channels=(12, 8, 6))
+
+
+def quick_first(*values) -> list:
+    """Parameters of a test of which the first is quick and the others are marked slow."""
+    first, *others = values
+    return [first, *(pytest.param(value, marks=pytest.mark.slow) for value in others)]
 
 
 def randn(name: str, shape) -> torch.Tensor:

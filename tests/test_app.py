@@ -24,6 +24,7 @@ from nada.sample import sample
 from nada.serve.api import Api
 from nada.serve.view import draw
 from tests.api import LONG, QUICK, adapt, answered, call, connect, same, started, wait_for
+from tests.helpers import quick_first
 from tests.served import serve
 
 
@@ -299,6 +300,7 @@ def bad_bodies(client):
                     yield name.strip("/"), {**good.get(name, {}), field: value}
 
 
+@pytest.mark.slow
 def test_every_parameter_refuses_what_it_is_not(client, server):
     """Two hundred bodies and more: a sentence for each, and the next good call succeeds."""
     refused = 0
@@ -350,6 +352,7 @@ job.result()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_client_leaves_the_device_free(client, server):
     command = [sys.executable, "-c", KILLED, server.url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as doomed:
@@ -360,6 +363,7 @@ def test_a_killed_client_leaves_the_device_free(client, server):
     assert time.monotonic() - begin < 20
 
 
+@pytest.mark.slow
 def test_twenty_visitors_see_only_their_own_runs(server):
     words = ("zombie", "anime", "old person", "pencil sketch", "painting")
 
@@ -378,7 +382,7 @@ def test_twenty_visitors_see_only_their_own_runs(server):
     assert results == [(words[n % 5], n, 3 + n, {3 + n}) for n in range(20)]
 
 
-@pytest.mark.parametrize("phase", ["waiting", "starting", "running", "at the end"])
+@pytest.mark.parametrize("phase", quick_first("running", "waiting", "starting", "at the end"))
 def test_cancelled_in_any_phase_the_next_run_starts_at_once(client, server, phase):
     other = connect(server)
     if phase == "waiting":
@@ -424,6 +428,7 @@ def test_a_stranger_gets_nothing_of_a_run(client, server):
     assert "event: complete" in answer and "pencil" not in answer and "path" not in answer
 
 
+@pytest.mark.slow
 def test_a_full_queue_says_so(client, server):
     job = client.submit(**LONG, api_name="/adapt")
     started(job)
@@ -439,6 +444,7 @@ def test_a_full_queue_says_so(client, server):
     assert [one.result(60)[1]["state"] for one in waiting[:-1]] == ["finished"] * app.MAX_QUEUE
 
 
+@pytest.mark.slow
 def test_fifty_runs_leave_memory_as_it_was(client, server):
     def run(number):
         settings = {**LONG, "steps": 10 + 990 * (number % 2), "batch": 4}
@@ -458,6 +464,7 @@ def test_fifty_runs_leave_memory_as_it_was(client, server):
     assert server.process.poll() is None
 
 
+@pytest.mark.slow
 def test_fifty_sessions_that_left_are_forgotten(tmp_path, clip_tiny):
     with serve(tmp_path, clip_tiny, "--keep", "0.1") as server:
         for number in range(50):

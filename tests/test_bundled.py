@@ -87,6 +87,7 @@ def test_clip_names_styles_on_new_people_and_in_new_words():
     assert min(figures[name] for name in ("hair colour", "glasses", "hat", "beard")) > 0.9, figures
 
 
+@pytest.mark.slow
 def test_the_robust_member_withstands_an_attack_it_was_not_trained_with():
     figures = train_clip.measure([load_clip("demo")], people=8, seed=4243)
     assert figures["style"] > 0.9 and figures["pgd"] > 0.75, figures
@@ -111,6 +112,7 @@ def test_the_demo_clip_is_every_bundled_one():
 # Adaptation
 
 
+@pytest.mark.slow
 def test_the_judge_sees_through_attacks_on_new_people(judge):
     figures = judging.measure(judge, people=8, seed=4343)
     assert figures["clean"] > 0.96 and figures["pgd"] > 0.9, figures
@@ -123,6 +125,7 @@ def test_the_judge_knows_the_factors_of_what_the_generator_draws(judge, generato
     assert min(figures["glasses"], figures["hat"], figures["beard"]) > 0.93, figures
 
 
+@pytest.mark.slow
 def test_evaluate_adapts_and_the_judge_agrees(tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     command = ["evaluate", "--targets", "devil", "--samples", "48", "--sheet", str(sheet)]

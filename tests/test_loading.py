@@ -9,6 +9,7 @@ from tests.hub_client import Worker
 from tests.hub_server import Repo, cut, running_hub
 from tests.loading import ffhq_shaped, measured_apart, write
 
+pytestmark = pytest.mark.slow
 FILE = "stylegan2-ffhq-config-f.pt"
 
 

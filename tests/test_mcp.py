@@ -3,22 +3,15 @@
 import asyncio
 import json
 
-import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
-
-from tests.served import serve
 
 JOB = {"source": "photo", "target": "zombie", "steps": 2, "batch": 2}
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory, clip_tiny):
-    with serve(tmp_path_factory.mktemp("mcp"), clip_tiny, "--mcp") as server:
-        yield f"{server.url}/gradio_api/mcp/"
+def test_the_tools_are_the_endpoints_and_answer(server):
+    address = f"{server.url}/gradio_api/mcp/"
 
-
-def test_the_tools_are_the_endpoints_and_answer(address):
     async def visit():
         async with (
             streamablehttp_client(address) as (reader, writer, _),

@@ -111,6 +111,7 @@ print(json.dumps([after - before, estimate(frozen, [clip], config)]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not os.access("/proc/self/clear_refs", os.W_OK), reason="no Linux that counts the peak anew"
 )

@@ -15,7 +15,7 @@ import op
 from op import backends, reference
 from op.build import BACKENDS, build, missing
 from op.native import DTYPES, Filter, Library
-from tests.helpers import golden, randn
+from tests.helpers import golden, quick_first, randn
 
 HERE = Path(__file__).parent
 STAND_IN = HERE / "gpu_on_host"
@@ -77,12 +77,18 @@ LIBRARIES = {
     **dict.fromkeys(("gpu on host", "gpu on host, small limits"), ALL),
 }  # and the types that they work on
 OF_ALL_TYPES = pytest.mark.parametrize(
-    "library, dtype", [(n, t) for n, types in LIBRARIES.items() for t in types],
-    indirect=["library"], ids=str,
-)  # fmt: skip
+    "library, dtype",
+    [
+        pytest.param(name, dtype, marks=[] if name == "cpp" else pytest.mark.slow)
+        for name, types in LIBRARIES.items()
+        for dtype in types
+    ],
+    indirect=["library"],
+    ids=str,
+)
 
 
-@pytest.fixture(params=LIBRARIES)
+@pytest.fixture(params=quick_first(*LIBRARIES), ids=LIBRARIES)
 def library(request, libraries, monkeypatch):
     """A compiled backend that the public functions go through, for the types it works on."""
     chosen = libraries(request.param)

@@ -84,6 +84,7 @@ def test_no_ninja(tmp_path, monkeypatch):
     assert "pip install ninja" in op.build.missing(CPP)
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails(tmp_path):
     broken = script(tmp_path / "bin", "g++", "echo 'ops.cpp:1: error: out of cheese' >&2; exit 1")
     built = python("-m", "op", "build", "cpp", cache=tmp_path / "cache", CXX=broken)
@@ -95,6 +96,7 @@ def test_a_compiler_that_fails(tmp_path):
         assert "out of cheese" in sentence and "NADA_OP=reference" in sentence
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     for cache in (tmp_path / "file" / "cache", Path("/proc/no-such-folder")):
@@ -105,6 +107,7 @@ def test_a_cache_that_cannot_be_written(tmp_path):
         assert named.returncode == 1 and "TORCH_EXTENSIONS_DIR" in named.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["CUDA_HOME", "CUDA_PATH"])
 def test_cuda_home_that_points_nowhere(tmp_path, name):
     changes = {name: str(tmp_path / "nowhere"), "CXX": str(tmp_path / "absent-compiler")}
@@ -119,6 +122,7 @@ def test_no_nvcc_is_told_where_there_is_a_gpu(tmp_path, monkeypatch):
     assert "install the CUDA toolkit 13.0" in op.build.missing(BACKENDS["cuda"])
 
 
+@pytest.mark.slow
 def test_a_backend_asked_for_by_name_raises_with_the_same_words(tmp_path):
     compiler = str(tmp_path / "absent-compiler")
     ended = python("-c", START, cache=tmp_path / "cache", NADA_OP="cpp", CXX=compiler)
@@ -133,6 +137,7 @@ def test_an_unknown_name_is_refused():
     assert ended.returncode == 2 and "There is no backend 'fast'" in ended.stdout
 
 
+@pytest.mark.slow
 def test_two_processes_build_once_and_the_first_start_does_not_wait(tmp_path):
     cache = tmp_path / "cache"
     calls = tmp_path / "calls"
@@ -151,6 +156,7 @@ def test_two_processes_build_once_and_the_first_start_does_not_wait(tmp_path):
     assert start(cache=cache, PATH="/nowhere")["runs"] == "cpp"  # built is built
 
 
+@pytest.mark.slow
 def test_what_a_killed_build_leaves_behind_stops_no_one(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     place = folder(CPP)
@@ -188,6 +194,7 @@ def test_choosing_for_a_block_of_code():
     assert op.describe("meta")["runs"] == "reference"
 
 
+@pytest.mark.slow
 def test_the_report_names_backends_places_and_times(tmp_path):
     compiler = str(tmp_path / "absent-compiler")
     ended = python("-m", "op", cache=tmp_path, CXX=compiler)
@@ -196,6 +203,7 @@ def test_the_report_names_backends_places_and_times(tmp_path):
         assert words in ended.stdout
 
 
+@pytest.mark.slow
 def test_the_report_ends_well_where_what_was_asked_for_cannot_be_had(tmp_path):
     for name, words in (("cpp", "install g++"), ("fast", "There is no backend 'fast'")):
         compiler = str(tmp_path / "absent-compiler")

@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from nada.delta import Delta
 from nada.serve.view import texts
+from tests.helpers import quick_first
 from tests.page import (
     PAUSE,
     WIDTHS,
@@ -180,6 +181,7 @@ def test_hints_come_while_typing(visit):
     expect(page.locator("#hint")).not_to_contain_text("gorblax")
 
 
+@pytest.mark.slow
 def test_who_waits_sees_their_place_and_a_closed_page_makes_room(visit, tmp_path):
     first, second = visit(), visit(WIDTHS["phone"])
     unfold(first)
@@ -237,7 +239,7 @@ def test_all_words_are_there_in_both_languages():
         assert all(english.values()) and all(russian.values())
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", quick_first("light", "dark"))
 def test_nothing_serious_keeps_people_out(page, scheme):
     page.emulate_media(color_scheme=scheme)
     page.reload()

@@ -443,6 +443,7 @@ def wait_for(condition, seconds: float = 200) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes in /proc")
 def test_a_sweep_goes_on_after_kill_9_and_its_processes_end_with_it(models, tmp_path, capsys):
     spec, out = write_spec(models, tmp_path), tmp_path / "out"
@@ -506,6 +507,7 @@ def test_a_dry_sweep_counts_and_does_nothing(models, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_local_ray_gives_what_a_run_here_gives(models, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RAY_worker_niceness", "0")  # workers would wait for all else here
     spec, out = write_spec(models, tmp_path), tmp_path / "out"
