@@ -64,9 +64,10 @@ WIDEST = 4096  # z and w; 512 is usual
 class Contents:
     """What a file holds of a generator, still in the file.
 
-    state: the state dict, in our names.
-    latent_avg: [w_dim], or None where the file has none.
-    layout: what kind of file it is, in words.
+    Args:
+        state: the state dict, in our names.
+        latent_avg: [w_dim], or None where the file has none.
+        layout: what kind of file it is, in words.
     """
 
     state: Mapping[str, LazyTensor]
@@ -218,7 +219,7 @@ def sha256(tensors: Mapping[str, Tensor], *texts: str) -> str:
 
 
 def fingerprint(generator: Generator) -> str:
-    """What tells one generator from another: the SHA-256 of its state dict."""
+    """SHA-256 of a generator's state dict, in hex: the same only for the same weights."""
     return sha256(generator.state_dict())
 
 

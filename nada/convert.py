@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,10 +19,10 @@ SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 @torch.no_grad()
-def parity(one: Generator, other: Generator, seeds=PARITY_SEEDS) -> float:
-    """The greatest difference of a pixel, of a range of 2, over the pictures of `seeds`.
+def parity(one: Generator, other: Generator, seeds: Iterable[int] = PARITY_SEEDS) -> float:
+    """The greatest difference of a pixel, of a range of 2, over the images of `seeds`.
 
-    Without truncation, with the stored noise, picture by picture.
+    Without truncation, with the stored noise, image by image.
     """
     device, worst = one.mean_latent.device, 0.0
     for z in latents(seeds, one.z_dim).split(1):
@@ -67,7 +68,7 @@ def run_convert(args: argparse.Namespace) -> int:
 
 
 def sentences(report: dict) -> str:
-    """A conversion for people."""
+    """The report of a conversion as text."""
     terms = "".join(
         f"{title}: {report[name]}.\n"
         for name, title in (("aligned", "Pictures"), ("licence", "Licence"))

@@ -41,11 +41,13 @@ def frames(
 ) -> Tensor:
     """The way from key to key, `between` frames each, as images [N, 3, H, W] in [-1, 1].
 
-    Seeds pass into each other along a line in w (StyleGAN, arXiv 1812.04948, measures paths there:
+    Seeds move into each other along a line in w (StyleGAN, arXiv 1812.04948, measures paths there:
     it is smoother than z), strengths along half a cosine; the last key closes the film.
 
     Args:
+        generator: the base of the domains.
         domains: what strength 1 means, as `nada.delta.blend` takes it.
+        keys: the points to visit, 2 or more.
         between: frames from one key to the next, 2 or more.
         truncation_psi: as `Generator.mapping` takes it.
 
@@ -73,6 +75,11 @@ def frames(
 
 def write_mp4(images: Tensor, path: str | Path, fps: int = FPS) -> None:
     """Write images [N, 3, H, W] in [-1, 1] as an H.264 film that every browser plays.
+
+    Args:
+        images: at least one; sides below LEAST_SIDE are enlarged, odd ones lose a row.
+        path: an .mp4 to write.
+        fps: images per second.
 
     Raises:
         ValueError: there is no image.

@@ -196,7 +196,7 @@ class Generator(nn.Module):
             noise: "const" for the stored buffers, "random" for fresh noise from torch's global
                 randomness, or a list as `make_noise` returns.
             resolution: end with the RGB that the layers up to this side add up to, [N, 3,
-                resolution, resolution]: the picture without its finest detail. None for all.
+                resolution, resolution]: the image without its finest detail. None for all.
             checkpointing: keep for the backward pass only what goes from one resolution to the
                 next, and compute the rest a second time then: less memory, more time.
 
@@ -229,14 +229,14 @@ class Generator(nn.Module):
         return x, self.to_rgbs[i](x, rows[2], rgb)
 
     def levels(self, resolution: int | None) -> int:
-        """How many times the pictures double from 4 pixels to `resolution`; None for `size`.
+        """How often the images double in side from 4 pixels to `resolution`; None for `size`.
 
         Raises:
-            ValueError: the generator passes no such resolution.
+            ValueError: the generator does not go through that resolution.
         """
         sides = [4 * 2**i for i in range(len(self.config.channels))]
         if (resolution or self.size) not in sides:
-            raise ValueError(f"resolution is {resolution}; this generator passes {sides}.")
+            raise ValueError(f"resolution is {resolution}; this generator goes through {sides}.")
         return sides.index(resolution or self.size)
 
     def forward(
@@ -248,8 +248,13 @@ class Generator(nn.Module):
     def make_noise(
         self, n: int, generator: torch.Generator, resolution: int | None = None
     ) -> list[Tensor]:
-        """Noise for `n` images, one [n, 1, h, w] per convolution, from a CPU `torch.Generator`;
-        resolution: as `synthesis` takes it."""
+        """Noise for `n` images: one tensor [n, 1, h, w] per convolution, on the generator's device.
+
+        Args:
+            n: number of images.
+            generator: on the CPU, so that a seed means the same noise on every device.
+            resolution: as `synthesis` takes it.
+        """
         sides = self.noise_sides[: 2 * self.levels(resolution) + 1]
         shapes = [(n, 1, side, side) for side in sides]
         return [torch.randn(s, generator=generator).to(self.mean_latent.device) for s in shapes]
@@ -303,6 +308,12 @@ class EqualLinear(nn.Module):
     """A linear layer with equalised learning rate (arXiv 1710.10196, 4.1): [N, in] → [N, out].
 
     The stored weight has a standard deviation of 1 / lr and is scaled when used.
+
+    Args:
+        inputs, outputs: widths.
+        lr: factor of the learning rate.
+        bias: value that the bias begins with.
+        activate: put a leaky ReLU behind it.
     """
 
     def __init__(
@@ -321,7 +332,7 @@ class EqualLinear(nn.Module):
 
 
 class ConstantInput(nn.Module):
-    """The learnt 4×4 picture that every image grows from."""
+    """The learnt features [1, C, 4, 4] that every image grows from."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -362,6 +373,7 @@ class ModulatedConv(nn.Module):
 
     Args:
         inputs, outputs: channels.
+        w_dim: width of w.
         kernel: side of the kernel in pixels.
         demodulate: bring each output channel to unit variance.
         upsample: double the resolution.
@@ -388,8 +400,10 @@ class ModulatedConv(nn.Module):
         return x if demodulation is None else x * _per_channel(demodulation, x)
 
     def style(self, w: Tensor) -> Tensor:
-        """w [N, w_dim] → factors [N, I] of the input channels, the weight's own scale among them;
-        in full precision, as they are few."""
+        """w [N, w_dim] → factors [N, I] of the input channels, times the weight's own scale.
+
+        In full precision, as they are few.
+        """
         with torch.autocast(w.device.type, enabled=False):
             return self.modulation(w.to(self.weight.dtype)) * self.scale
 
@@ -415,8 +429,11 @@ class ModulatedConv(nn.Module):
 
 
 def _layout(device: torch.device) -> torch.memory_format:
-    """How features lie in memory. A CPU convolves channels_last without copying it first: measured
-    at 256 pixels, a step is 1.1 times as fast for it in float32 and 1.5 times in bfloat16."""
+    """The memory format of features.
+
+    A CPU convolves channels_last without copying it first: measured at 256 pixels, a step is 1.1
+    times as fast for it in float32 and 1.5 times in bfloat16.
+    """
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
@@ -464,7 +481,7 @@ class ToRGB(nn.Module):
             return out + self.upsample(rgb, up=2, pad=(2, 1))
 
     def _project(self, x: Tensor, w: Tensor) -> Tensor:
-        """x [N, C, H, W] → [N, 3, H, W] by a matrix for each picture. Here, other than in a 3×3
+        """x [N, C, H, W] → [N, 3, H, W] by a matrix for each image. Here, other than in a 3×3
         convolution, the weights are few and it is scaling the pixels that would cost."""
         matrix = self.conv.weight[0, :, :, 0, 0] * self.conv.style(w)[:, None]  # [N, 3, C]
         return (matrix.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[2:])

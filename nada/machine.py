@@ -23,10 +23,13 @@ _kept = False
 
 
 def keep_freed_memory() -> bool:
-    """Make the settings, before PyTorch allocates; whether there are any to make here.
+    """Have freed blocks stay with the process; call it before PyTorch allocates.
 
     Without effect where another allocator (jemalloc, tcmalloc) is preloaded, and on systems whose
     C library has no such settings. `malloc_trim` still gives the memory back when it is called.
+
+    Returns:
+        Whether the settings could be made.
     """
     global _kept
     if not sys.platform.startswith("linux") or in_use() != "default":
@@ -41,7 +44,7 @@ def keep_freed_memory() -> bool:
 
 
 def in_use() -> str:
-    """What allocates: a preloaded library's name, "glibc, freed memory kept" or "default"."""
+    """The allocator in use: a preloaded library's name, "glibc, freed memory kept" or "default"."""
     preloaded = os.environ.get("LD_PRELOAD", "")
     for name in ("jemalloc", "tcmalloc", "mimalloc"):
         if name in preloaded:
@@ -71,7 +74,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that could be taken on the device; None where that cannot be told."""
+    """Memory that could be taken on the device; None where that is not known."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -94,7 +97,7 @@ def _available() -> int | None:
 def peak_bytes() -> int:
     """The most memory that this process has had at once.
 
-    Linux tells it in a file: what the usual call tells there counts from before a fork.
+    Linux states it in a file; what getrusage says there counts from before a fork.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -1,8 +1,8 @@
-"""How much memory a run will take, told from shapes before it starts, and a plan that fits.
+"""The memory that a run will take, computed from shapes before it starts, and a plan that fits.
 
 Most of it is what the backward pass keeps of the convolutions. `saved_bytes` lists that layer by
 layer; a test holds it against what PyTorch keeps. `fit` then gives up first what costs only time
-(pictures at once, checkpointing) and last what changes the result (the training resolution).
+(images at once, checkpointing) and last what changes the result (the training resolution).
 """
 
 import copy
@@ -21,8 +21,8 @@ from nada.machine import free_bytes
 from nada.presets import Preset
 
 LEAST_RESOLUTION = 256  # below it CLIP, which sees 224 pixels, would miss something
-PASSING = 6  # tensors of the largest layer at once on the way back: gradients and reordered copies
-SPARE = 1.6  # on the sum: freed memory is kept in pieces that do not fit what is asked for next
+BACKWARD_BUFFERS = 6  # of the size of the largest layer: gradients and reordered copies
+FRAGMENTATION = 1.6  # factor of the sum: freed blocks do not fit what is asked for next
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Convolution:
     after: int
 
     def saved(self, fused: bool) -> int:
-        """Numbers kept for the backward pass of one picture: the input, its product with the style
+        """Numbers kept for the backward pass of one image: the input, its product with the style
         and the result; without fused operations also the filter's input and the product with the
-        gain."""
+        demodulation."""
         own = 2 * self.inputs * self.before**2 + self.outputs * self.after**2
         if fused:
             return own
@@ -61,9 +61,13 @@ def convolutions(config: GeneratorConfig, resolution: int) -> list[list[Convolut
 def saved_bytes(
     config: GeneratorConfig, resolution: int, checkpointing: bool, fused: bool, width: int
 ) -> int:
-    """What the generator keeps for the backward pass of one picture, all layers trained.
+    """What the generator keeps for the backward pass of one image, all layers trained.
 
-    width: bytes of a number in the convolutions, 4 or 2.
+    Args:
+        config: the generator's architecture.
+        resolution, checkpointing: as `Generator.synthesis` takes them.
+        fused: whether a compiled backend of `op` runs.
+        width: bytes of a number in the convolutions, 4 or 2.
     """
     levels = convolutions(config, resolution)
 
@@ -79,7 +83,7 @@ def saved_bytes(
 
 
 def clip_bytes(clip: CLIP) -> int:
-    """What CLIP keeps for the backward pass of one picture, measured on a copy without numbers."""
+    """What CLIP keeps for the backward pass of one image, measured on the meta device."""
     model = _without_numbers(clip)
     side = clip.resolution
     weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
@@ -96,7 +100,7 @@ def clip_bytes(clip: CLIP) -> int:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    """What tells memory apart also where there is none."""
+    """An identity of the memory behind a tensor, on the meta device too, where there is none."""
     return tensor.untyped_storage()._cdata
 
 
@@ -115,13 +119,14 @@ def estimate(
 ) -> int:
     """Bytes that `adapt` takes beside the loaded models, at its peak.
 
-    views: augmented copies of each picture (`nada.guidance.build_loss`), 0 for the picture itself.
+    Args:
+        views: augmented copies of each image (`nada.guidance.build_loss`), 0 for the image itself.
     """
     return _estimate(generator, clips, config, _seen(clips, views))
 
 
 def _seen(clips: Sequence[CLIP], views: int) -> int:
-    """What the CLIP models keep of one picture."""
+    """What the CLIP models keep of one image."""
     return sum(map(clip_bytes, clips)) * max(1, views)
 
 
@@ -133,10 +138,12 @@ def _estimate(generator: Generator, clips: Sequence[CLIP], config: AdaptConfig, 
     last = convolutions(generator.config, options.resolution)[-1][-1]
     largest = width * last.outputs * last.after**2
     kept = saved_bytes(generator.config, options.resolution, options.checkpointing, fused, width)
-    pictures = 4 * 4 * 3 * options.resolution**2  # of both twins, their noise, a gradient
+    images = 4 * 4 * 3 * options.resolution**2  # of both twins, their noise, a gradient
     pool = config.latent_pool * 4 * 3 * max(clip.resolution for clip in clips) ** 2
-    activations = at_once * (kept + PASSING * largest) + config.batch * (pictures + seen + pool)
-    return ceil(SPARE * (weights_bytes(generator, config) + activations))
+    activations = at_once * (kept + BACKWARD_BUFFERS * largest) + config.batch * (
+        images + seen + pool
+    )
+    return ceil(FRAGMENTATION * (weights_bytes(generator, config) + activations))
 
 
 def weights_bytes(generator: Generator, config: AdaptConfig) -> int:
@@ -178,7 +185,8 @@ def fit(
 ) -> AdaptConfig:
     """The settings, changed as little as makes the run fit into the memory that is free.
 
-    free: bytes; by default what the generator's device has now (`free_bytes`).
+    Args:
+        free: bytes; by default what the generator's device has now (`free_bytes`).
 
     Raises:
         TooLittleMemory: no plan fits.

@@ -1,7 +1,7 @@
 """How good an adapted generator is, as pure functions of features: CLIP's, or a judge's.
 
-Which model, which prompts and templates, which truncation and how many pictures made the
-features is the caller's to choose, and belongs beside every number that is published.
+Which model, which prompts and templates, which truncation and how many images made the features is
+the caller's to choose, and belongs beside every number that is published.
 """
 
 import torch
@@ -10,9 +10,13 @@ from torch import Tensor
 
 
 def quality(features: Tensor, text_features: Tensor) -> float:
-    """Mean cosine of adapted pictures [N, D] and of the target prompt in its templates [T, D].
+    """Mean cosine of adapted images and the target prompt, in [-1, 1]; more is better.
 
-    In [-1, 1], more is better. (StyleDomain, arXiv 2212.10229, calls it so.)
+    As StyleDomain (arXiv 2212.10229) defines it.
+
+    Args:
+        features: of adapted images, [N, D].
+        text_features: of the target prompt put into templates, [T, D].
     """
     _check(features, least=1)
     _check(text_features, least=1)
@@ -20,9 +24,15 @@ def quality(features: Tensor, text_features: Tensor) -> float:
 
 
 def diversity(features: Tensor) -> float:
-    """Mean of 1 − cosine over all pairs of different adapted pictures [N, D]; 0 when all are one.
+    """Mean of 1 − cosine over all pairs of different images, in [0, 2]; 0 when all are the same.
 
-    In [0, 2], more is better (StyleDomain, arXiv 2212.10229). ValueError for fewer than 2.
+    More is better (StyleDomain, arXiv 2212.10229).
+
+    Args:
+        features: of adapted images, [N, D].
+
+    Raises:
+        ValueError: fewer than 2 images.
     """
     count = _check(features, least=2)
     cosines = _unit(features) @ _unit(features).T  # [N, N]
@@ -31,16 +41,22 @@ def diversity(features: Tensor) -> float:
 
 
 def identity(adapted_features: Tensor, source_features: Tensor) -> float:
-    """Share of adapted pictures [N, D] whose nearest source picture [N, D] is their own seed's.
+    """Share of adapted images whose nearest source image is that of their own seed.
 
     In [0, 1], more is better; 1/N is chance. Each set is centred first, which takes away the move
-    that all pictures share: what is left is who is who. ValueError for fewer than 2.
+    that all images share: what is left is what tells people apart.
+
+    Args:
+        adapted_features, source_features: of the images of the same seeds, [N, D] each.
+
+    Raises:
+        ValueError: fewer than 2 images, or another number of one than of the other.
     """
     count = _check(adapted_features, least=2)
     if source_features.shape != adapted_features.shape:
         raise ValueError(
             f"Got features {list(adapted_features.shape)} of adapted and "
-            f"{list(source_features.shape)} of source pictures: give one of each seed."
+            f"{list(source_features.shape)} of source images: give one of each seed."
         )
     adapted, source = (
         _unit(features - features.mean(dim=0))
@@ -55,7 +71,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
     |μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½) (Heusel et al., arXiv 1706.08500, equation 6). Zero for
     equal sets; biased upwards for few features, so compare with two halves of the truth.
-    ValueError for fewer than 2 of either.
+
+    Raises:
+        ValueError: fewer than 2 features in either set.
     """
     _check(a, least=2)
     _check(b, least=2)
@@ -73,7 +91,10 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     """Squared maximum mean discrepancy of two sets of features [N, D] and [M, D], unbiased.
 
     With the kernel (x·y / D + 1)³ (KID, Bińkowski et al., arXiv 1801.01401). About 0 for sets of
-    one distribution, and then often just below. ValueError for fewer than 2 of either.
+    one distribution, and then often just below.
+
+    Raises:
+        ValueError: fewer than 2 features in either set.
     """
     n, m = _check(a, least=2), _check(b, least=2)
     a, b = a.double(), b.double()

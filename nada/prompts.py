@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from nada.clip import CLIP
+from nada.clip import CLIP, Encoder
 from nada.formats.messages import quote, quote_all
 from nada.guidance import prompt_features
 
@@ -18,7 +18,7 @@ WEAK = 0.35
 
 
 def unknown_words(clip: CLIP, prompts: Sequence[str]) -> str:
-    """Which words CLIP never saw and which like them it knows; "" where it knows all."""
+    """A sentence on words that CLIP never saw and similar ones it knows; "" if it knows all."""
     unknown = list(dict.fromkeys(word for p in prompts for word in clip.unknown_words(p)))
     unknown = [word for word in unknown if word not in FILLERS] or unknown
     if not unknown:
@@ -29,13 +29,18 @@ def unknown_words(clip: CLIP, prompts: Sequence[str]) -> str:
 
 
 def nearest(clip: CLIP, word: str) -> list[str]:
-    """Words that CLIP knows and that are spelt much like this one, three at most."""
+    """Words that CLIP knows and that are spelt like this one, three at most."""
     return difflib.get_close_matches(word, sorted(clip.words or ()), n=3, cutoff=0.7)
 
 
-def direction_length(clips: Sequence[CLIP], source: str, target: str, templates) -> float:
-    """Length of the mean direction from source to target over templates: 0 for one meaning, about
-    1 for prompts that have little in common. The mean over the models of an ensemble."""
+def direction_length(
+    clips: Sequence[Encoder], source: str, target: str, templates: Sequence[str]
+) -> float:
+    """Length of the mean direction from source to target over templates.
+
+    0 for one meaning, about 1 for prompts that have little in common; the mean over the models of
+    an ensemble.
+    """
     lengths = []
     for clip in clips:
         before, after = (prompt_features(clip, prompt, templates) for prompt in (source, target))
@@ -43,8 +48,10 @@ def direction_length(clips: Sequence[CLIP], source: str, target: str, templates)
     return torch.stack(lengths).mean().item()
 
 
-def direction_hint(clips: Sequence[CLIP], source: str, target: str, templates) -> str:
-    """Whether CLIP tells the prompts apart well enough to be led by them."""
+def direction_hint(
+    clips: Sequence[Encoder], source: str, target: str, templates: Sequence[str]
+) -> str:
+    """A sentence where CLIP hardly distinguishes the prompts; "" where the direction is sound."""
     length = direction_length(clips, source, target, templates)
     if length < NEARLY_SAME:
         return (

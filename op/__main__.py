@@ -1,4 +1,4 @@
-"""`python -m op`: which backends there are, why not the others, what was built where, how fast.
+"""`python -m op`: which backends there are, why not the others, what was built where, and times.
 
 `python -m op build` builds ahead of the first use, `python -m op benchmark` prints the tables of
 op/README.md.

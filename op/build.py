@@ -226,14 +226,14 @@ def _compile(backend: Backend, place: Path) -> Path:
 
 
 def _cause(message: str) -> str:
-    """The line of a compiler's many that tells what went wrong."""
+    """The line of a compiler's many that names the error."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     telling = [line for line in lines if re.search(r"\berror\b|not found|cannot", line, re.I)]
     return (telling[1:] or telling or lines or ["no message"])[0][:200]
 
 
 def build_in_background(backend: Backend) -> bool:
-    """Let a process of its own build `backend`, if none does; whether one is at it now."""
+    """Start a process that builds `backend`, unless one does; whether one is building now."""
     place = folder(backend)
     started = place / "started"
     try:

@@ -1,4 +1,4 @@
-"""From what a person calls a generator to its file: the named ones, which are data, and the rest.
+"""Resolve a generator's name, path or Hub id to a file.
 
 A source is a name of `CATALOGUE`, a path, or "org/repo[:file][@revision]" on the Hugging Face Hub;
 "#" and 64 hex digits behind any of them state the SHA-256 that the file must have.
@@ -19,13 +19,14 @@ from nada.formats.messages import brief
 class CatalogueEntry:
     """A generator with a name of its own.
 
-    name:    what people and the command line call it.
-    title:   the same for a list to choose from.
-    places:  where it lies, tried in this order: a file of checkpoints/, or one on the Hub.
-    licence: on what terms, in a line.
-    aligned: how its pictures are cropped.
-    preset:  the settings that suit it, a key of `nada.presets.PRESETS`.
-    clip:    the CLIP models that know its pictures, as `nada.clip.load_clips` takes them.
+    Args:
+        name: what people and the command line call it.
+        title: the same for a list to choose from.
+        places: where it lies, tried in this order: a file of checkpoints/, or one on the Hub.
+        licence: on what terms, in a line.
+        aligned: the crop of its images.
+        preset: the settings that suit it, a key of `nada.presets.PRESETS`.
+        clip: the CLIP models that know its images, as `nada.clip.load_clips` takes them.
     """
 
     name: str
@@ -70,11 +71,12 @@ CATALOGUE = {
 class ResolvedFile:
     """A file that is here.
 
-    name:     what to call it, without folders of this machine.
-    path:     where it lies.
-    sha256:   of its contents; None for a local file whose checksum nobody asked for.
-    revision: the commit on the Hub that it is from, if it is.
-    entry:    what the catalogue knows of it, if it was asked for by a name of `CATALOGUE`.
+    Args:
+        name: what to call it, without folders of this machine.
+        path: where it lies.
+        sha256: of its contents; None for a local file whose checksum nobody asked for.
+        revision: the commit on the Hub that it is from, if it is.
+        entry: what the catalogue knows of it, if it was asked for by a name of `CATALOGUE`.
     """
 
     name: str
@@ -111,7 +113,7 @@ def locate(
             name; what it raises ends the download.
 
     Raises:
-        CheckpointError: there is no such file, or it cannot be had, or it is another one.
+        CheckpointError: there is no such file, it cannot be had, or its checksum is another.
     """
     if isinstance(source, ResolvedFile):
         return source
@@ -122,7 +124,7 @@ def locate(
         raise CheckpointError(f"The sha256 {sha256[:80]!r} is not 64 hex digits: give it in full.")
     if name in CATALOGUE:
         place = _named(CATALOGUE[name], revision, progress)
-    elif os.path.isfile(text):  # False for what is no name of a file at all
+    elif os.path.isfile(text):  # False, too, for text that cannot be a path
         place = ResolvedFile(Path(text).name, Path(text))
     else:
         place = _from_hub(_hub_file(name, revision), progress)
@@ -132,8 +134,10 @@ def locate(
 def servable(gpu: str) -> list[CatalogueEntry]:
     """The named generators that this machine can serve, the bundled one first.
 
-    gpu: the GPU that does the work, for people ("a GPU (cuda)"); "" for none. Asks the Hub, for a
-    few seconds at most, about what is not in the cache.
+    Asks the Hub, for a few seconds at most, about what is not in the cache.
+
+    Args:
+        gpu: the GPU that does the work, for people ("a GPU (cuda)"); "" for none.
     """
     return [named for named in CATALOGUE.values() if not _obstacle(named, gpu)]
 
@@ -141,7 +145,9 @@ def servable(gpu: str) -> list[CatalogueEntry]:
 def choose(wanted: str, gpu: str) -> Choice:
     """The generator to start with; "auto" takes FFHQ where it can be served, else the bundled one.
 
-    gpu: as `servable` takes it. Any other source is passed through, unchecked and with no reason.
+    Args:
+        wanted: "auto", or any other source, which comes back unchecked and with no reason.
+        gpu: as `servable` takes it.
     """
     if wanted != "auto":
         return Choice(wanted, "")

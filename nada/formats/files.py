@@ -1,4 +1,4 @@
-"""What all modules that read or write files share: where the bundled ones lie, whole or nothing."""
+"""Reading and writing files: where the bundled ones lie, checks, writing whole or not at all."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ LONGEST_HEADER = 4 << 20  # of safetensors, in bytes; that of a generator has 30
 
 
 class CheckpointError(ValueError):
-    """A file that cannot be had or is no usable model; the message is a sentence for the user."""
+    """A file that is missing or not a usable model; the message is a sentence for the user."""
 
 
 def bundled_file(name: str) -> Path:

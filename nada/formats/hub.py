@@ -125,7 +125,7 @@ def answers(wanted: HubFile, timeout: float = 5) -> bool:
     try:
         with no_long_waits():
             return hf.get_hf_file_metadata(url, timeout=timeout).etag is not None
-    except Exception:  # whatever keeps it from answering
+    except Exception:  # any reason not to answer
         return False
 
 
@@ -273,7 +273,7 @@ def progress_bar(report: Report, name: str) -> type:
 
 
 def _explained(error: Exception, wanted: HubFile) -> Exception:
-    """The error as a `HubError` for people; what is no error of the Hub or the disk comes back."""
+    """The error as a `HubError`; one that is not of the Hub or the disk comes back as it is."""
     causes = (error, error.__cause__, error.__context__)
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
         return HubError(
@@ -291,7 +291,7 @@ def _explained(error: Exception, wanted: HubFile) -> Exception:
             unreachable=True,
         )
     if isinstance(error, HFValidationError):
-        return HubError(f"{wanted.repo!r} is no name on the Hub: give org/repo:file.")
+        return HubError(f"{wanted.repo!r} is not a name on the Hub: give org/repo:file.")
     if isinstance(error.__cause__ or error, FileMetadataError | JSONDecodeError):
         return HubError(
             f"{constants.ENDPOINT} does not answer as the Hub does when asked for {wanted}: "

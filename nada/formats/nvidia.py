@@ -2,7 +2,7 @@
 
 The two programs compute the same function; only names and shapes differ. Each of the pickle's
 tensors is used exactly once, or it is the fixed blur filter; anything else is refused, since a
-generator with parts left over would draw other pictures than its own.
+generator with parts left over would draw other images than its own.
 
 Source of the names: `training/networks.py` of stylegan2-ada-pytorch.
 """

@@ -49,7 +49,7 @@ def reading_pickle(path: Path) -> Iterator[object]:
     with path.open("rb") as file:
         try:
             whole = FileSlice(file, 0, path.stat().st_size, Budget(INSTRUCTIONS))
-            contents = _read_part(whole)
+            contents = _read_slice(whole)
         except PickleError as error:
             raise PickleError(f"{path.name} {error}") from error
         except Exception as error:  # damaged instructions can raise anything
@@ -63,67 +63,67 @@ def reading_pickle(path: Path) -> Iterator[object]:
 # The layouts
 
 
-def _read_part(part: FileSlice) -> object:
-    head = part.read(2)
-    part.seek(0)
+def _read_slice(data: FileSlice) -> object:
+    head = data.read(2)
+    data.seek(0)
     if head == b"PK":
-        return _read_archive(part)
+        return _read_archive(data)
     if head[:1] != b"\x80":
         raise PickleError("is no PyTorch file: a .pt, .pkl or .safetensors file was expected.")
-    first = Reader(part).load()
-    return _read_sequence(part) if first == TORCH_MAGIC else first
+    first = Reader(data).load()
+    return _read_sequence(data) if first == TORCH_MAGIC else first
 
 
-def _read_archive(part: FileSlice) -> object:
+def _read_archive(data: FileSlice) -> object:
     """The zip layout: `NAME/data.pkl`, and one uncompressed record `NAME/data/KEY` a storage."""
-    with zipfile.ZipFile(part) as archive:
+    with zipfile.ZipFile(data) as archive:
         records = {info.filename: info for info in archive.infolist()}
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise PickleError("is a zip archive, but none that PyTorch wrote: it has no 'data.pkl'.")
     root = pickles[0].removesuffix("data.pkl")
     order = records.get(f"{root}byteorder")
-    if order and _record(part, order).read() != b"little":
+    if order and _record(data, order).read() != b"little":
         raise PickleError("was written on a big-endian machine: save it on a usual one.")
 
     def storage(dtype: torch.dtype, key: str, length: int) -> Storage:
-        record = _record(part, records[f"{root}data/{key}"])
+        record = _record(data, records[f"{root}data/{key}"])
         return Storage(lambda: record, dtype, _fitting(length, dtype, record.length))
 
-    return Reader(_record(part, records[pickles[0]]), storage).load()
+    return Reader(_record(data, records[pickles[0]]), storage).load()
 
 
-def _record(part: FileSlice, info: zipfile.ZipInfo) -> FileSlice:
+def _record(data: FileSlice, info: zipfile.ZipInfo) -> FileSlice:
     """Where a record lies. PyTorch never compresses: one that is could unpack to any size."""
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise PickleError(
             f"holds the compressed record {info.filename[-40:]!r}, which PyTorch never writes: "
             "get the file from its source again."
         )
-    part.seek(info.header_offset + 26)
-    name, extra = struct.unpack("<HH", part.read(4))
-    return part.part(info.header_offset + 30 + name + extra, info.file_size)
+    data.seek(info.header_offset + 26)
+    name, extra = struct.unpack("<HH", data.read(4))
+    return data.slice(info.header_offset + 30 + name + extra, info.file_size)
 
 
-def _read_sequence(part: FileSlice) -> object:
+def _read_sequence(data: FileSlice) -> object:
     """The older layout: magic number, version, system, contents, keys, then the storages."""
     for _ in range(2):  # the magic number has been read
-        Reader(part).load()
+        Reader(data).load()
     sizes: dict[str, int] = {}
     starts: dict[str, int] = {}
 
     def storage(dtype: torch.dtype, key: str, length: int) -> Storage:
-        sizes[key] = _fitting(length, dtype, part.length) * dtype.itemsize
-        return Storage(lambda: part.part(starts[key], sizes[key]), dtype, length)
+        sizes[key] = _fitting(length, dtype, data.length) * dtype.itemsize
+        return Storage(lambda: data.slice(starts[key], sizes[key]), dtype, length)
 
-    contents = Reader(part, storage).load()
-    keys = Reader(part).load()
-    position = part.tell()
+    contents = Reader(data, storage).load()
+    keys = Reader(data).load()
+    position = data.tell()
     for key in map(_key, keys):
         starts[key] = position + 8  # the length stands before the numbers
         position += 8 + sizes[key]
-    if position > part.length:
-        raise EOFError(f"{position} bytes were announced and {part.length} are there")
+    if position > data.length:
+        raise EOFError(f"{position} bytes were announced and {data.length} are there")
     return contents
 
 
@@ -147,7 +147,7 @@ class AllowedName:
 
 
 def _key(key: object) -> object:
-    # the hash of nested tuples that share their parts takes for ever
+    # the hash of nested tuples that share their items takes forever
     if isinstance(key, str | bytes) and len(key) <= LONGEST_NAME:
         return key
     if key is None or isinstance(key, float) or is_small_int(key):
@@ -217,12 +217,14 @@ KNOWN = {
 class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made to swallow memory
     """Python's unpickler with every instruction that could do more than build data taken out.
 
-    storage: makes a `Storage` of a dtype, a key and a length, where the layout has them.
+    Args:
+        data: where the pickle lies.
+        storage: makes a `Storage` of a dtype, a key and a length, where the layout has them.
     """
 
-    def __init__(self, part: FileSlice, storage: Callable | None = None):
-        super().__init__(part, encoding="latin1")
-        self.part, self.storage = part, storage
+    def __init__(self, data: FileSlice, storage: Callable | None = None):
+        super().__init__(data, encoding="latin1")
+        self.data, self.storage = data, storage
 
     def load(self) -> object:
         try:
@@ -266,7 +268,7 @@ class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made t
             raise PickleError("calls something without a tuple of arguments.")
         # a call may copy its arguments, and a pickle can name the same ones again and again
         copied = [arg for arg in args if isinstance(arg, str | bytes | tuple | list | dict)]
-        self.part.budget.spend(len(args) + sum(map(len, copied)))
+        self.data.budget.spend(len(args) + sum(map(len, copied)))
         self.stack[-1] = self._known(self.stack[-1])(*args)
 
     def load_build(self) -> None:
@@ -310,15 +312,15 @@ class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made t
         if self._unframer.current_frame is not None:
             self.append(self.read(length))
             return
-        start = self.part.tell()
-        self.append(self.part.part(start, length))
-        self.part.seek(start + length)
+        start = self.data.tell()
+        self.append(self.data.slice(start, length))
+        self.data.seek(start + length)
 
     def _from_bytes(self, data: FileSlice | bytes, *_) -> object:
         """`torch.storage._load_from_bytes`: an archive within the file, at the file's expense."""
         if isinstance(data, bytes):
-            data = FileSlice(io.BytesIO(data), 0, len(data), self.part.budget)
-        return _read_part(data)
+            data = FileSlice(io.BytesIO(data), 0, len(data), self.data.budget)
+        return _read_slice(data)
 
     def _into(self) -> dict:
         if type(self.stack[-1]) is not dict:

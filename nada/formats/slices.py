@@ -1,4 +1,4 @@
-"""Stretches of a file that cannot be left, and tensors that stay in them until they are read."""
+"""Slices of a file that bound what is read, and tensors that stay in them until they are read."""
 
 import io
 import math
@@ -33,7 +33,7 @@ class LazyTensor:
 
 @dataclass
 class Budget:
-    """How many more bytes may be read as instructions or copied by them, in the whole file."""
+    """The bytes that may still be read as instructions or copied by them, in the whole file."""
 
     left: int
 
@@ -51,7 +51,7 @@ class Budget:
 
 
 class FileSlice(io.RawIOBase):
-    """A stretch of a file, which ends where it ends whatever a length field says."""
+    """A slice of a file that ends where it ends, no matter what a length field in it claims."""
 
     def __init__(self, file: BinaryIO, start: int, length: int, budget: Budget):
         super().__init__()
@@ -86,8 +86,8 @@ class FileSlice(io.RawIOBase):
         end = self.window.find(b"\n", start) + 1
         return self._spend(self.window[start : end or start + 1000])
 
-    def part(self, start: int, length: int) -> "FileSlice":
-        """A part of this part, which must be there in full."""
+    def slice(self, start: int, length: int) -> "FileSlice":
+        """A slice of this slice, which must be there in full."""
         if start < 0 or length < 0 or start + length > self.length:
             there = max(0, self.length - start)
             raise PickleError(
@@ -126,9 +126,15 @@ class FileSlice(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of numbers in a file."""
+    """Consecutive numbers of one type in a file.
 
-    part: Callable[[], FileSlice]
+    Args:
+        data: opens the slice that holds them.
+        dtype: their type.
+        length: their number.
+    """
+
+    data: Callable[[], FileSlice]
     dtype: torch.dtype
     length: int
 
@@ -145,7 +151,7 @@ def lazy_tensor(storage: Storage, offset, size, stride, *_) -> LazyTensor:
         raise PickleError(f"claims a tensor {list(size)}, and {storage.length} numbers are there.")
 
     def read() -> Tensor:
-        flat = storage.part().numbers(offset, last + 1 - offset if count else 0, storage.dtype)
+        flat = storage.data().numbers(offset, last + 1 - offset if count else 0, storage.dtype)
         return flat.as_strided(size, stride).contiguous()
 
     return LazyTensor(tuple(size), storage.dtype, read)
