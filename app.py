@@ -1,8 +1,8 @@
 """The page and its API: two prompts in, an adapted generator out, watched while it trains.
 
-Wiring only: what is done stands in `nada.serve.service`, what it looks like in `nada.serve.view`
-and `nada/serve/page`. The page's own events are private; scripts have endpoints of their own,
-whose names do not follow the page's.
+Wiring only: what is done stands in `nada.serve.sessions` and `nada.serve.service`, what it looks
+like in `nada.serve.view` and `nada/serve/page`. The page's own events are private; scripts have
+endpoints of their own, whose names do not follow the page's.
 """
 
 import os
@@ -17,28 +17,28 @@ import argparse
 import html
 import inspect
 import logging
+import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import closing, contextmanager
-from types import SimpleNamespace
+from functools import partial
 
 import gradio as gr
 
 from nada.presets import PRESETS, SERVED, examples
 from nada.serve.api import Api
-from nada.serve.events import SAME, SETTINGS, Change, PageEvents
+from nada.serve.events import SETTINGS, WEIGHTS, Change, PageEvents
 from nada.serve.generators import GeneratorChoices, offered
-from nada.serve.service import Service
-from nada.serve.sessions import KEEP_SECONDS
+from nada.serve.models import Options, choose_options
+from nada.serve.sessions import KEEP_SECONDS, Sessions
 from nada.serve.validate import SPOKEN, STRENGTH, TRUNCATION, WEIGHT
 from nada.serve.view import PAGE, UNFORESEEN, asset, texts
-from nada.serve.worker import Options, choose_options
 from nada.settings import Setting
 
 MAX_QUEUE = 20  # visitors who may wait
 I18N = gr.I18n(  # gradio has words of its own under plain names
-    **{language: {f"nada_{key}": text for key, text in told.items()}
-       for language, told in texts().items()}
+    **{language: {f"nada_{key}": text for key, text in by_key.items()}
+       for language, by_key in texts().items()}
 )  # fmt: skip
 SEEDS = "1-8"
 TRAIN = {"concurrency_id": "train", "concurrency_limit": 1}
@@ -47,7 +47,11 @@ UNSEEN = {**PRIVATE, "show_progress": "hidden"}
 LIVE = {**UNSEEN, "trigger_mode": "always_last", "concurrency_id": "draw", "concurrency_limit": 2}
 IN_ROW = 4  # settings side by side
 FIRST_ROW = ("steps", "k", "method", "to_rgb")
-NAMES = ("source", "target", *SETTINGS)  # the settings of a run
+# names of components, as inputs and outputs of events
+FORM = ("source", "target", *SETTINGS)
+LOOK = ("seeds", "strength", "sample_truncation")
+DRAWN = ("seeds", "sample_truncation")
+LIBRARY = ("cards", "start", "chosen", "file")
 TITLES = {"gradient": "Gradient norm", "w_shift": "W+ shift"}  # of choices
 
 
@@ -70,132 +74,141 @@ def sentences():
         raise gr.Error(UNFORESEEN.format(number), print_exception=False) from error
 
 
-def answered(desk) -> SimpleNamespace:
-    """The methods of an object as gradio calls them; see `answering`."""
-    methods = inspect.getmembers(desk, inspect.ismethod)
-    return SimpleNamespace(**{n: answering(m) for n, m in methods if not n.startswith("_")})
+def answering(method: Callable, sessions: Sessions, outside: Callable = lambda value: value):
+    """A method as gradio calls it: errors are sentences, and it gets its visitor's session.
 
-
-def answering(method):
-    """A method of (owner, …) as gradio calls it: the owner is the session, errors are sentences.
-
-    A parameter `event` gets what the browser sent along with an event.
+    Args:
+        method: of the page's events or of the API. Its parameter `session` gets the session of the
+            request, which is found here and nowhere else; `event` what the browser sent along.
+        sessions: of the server.
+        outside: makes what gradio takes of what the method returns.
     """
-    kinds = {"owner": gr.Request, "event": gr.EventData}
-    given = inspect.signature(method)
-    asked = [p.replace(annotation=kinds.get(name, p.empty)) for name, p in given.parameters.items()]
+    special = {"session": gr.Request, "event": gr.EventData}
+    signature = inspect.signature(method)
+    parameters = [
+        parameter.replace(annotation=special.get(name, parameter.empty))
+        for name, parameter in signature.parameters.items()
+    ]
+
+    def inside(value):
+        if isinstance(value, gr.Request):
+            return sessions.get(value.session_hash)
+        return value._data if isinstance(value, gr.EventData) else value
 
     def answer(*args, **kwargs):
         with sentences():
             return outside(method(*map(inside, args), **kwargs))
 
     def stream(*args, **kwargs):
-        with sentences(), closing(method(*map(inside, args), **kwargs)) as told:
-            yield from map(outside, told)
+        with sentences(), closing(method(*map(inside, args), **kwargs)) as results:
+            yield from map(outside, results)
 
     call = stream if inspect.isgeneratorfunction(method) else answer
     call.__doc__, call.__name__ = method.__doc__, method.__name__
-    call.__signature__ = inspect.Signature(asked)
-    call.__annotations__ = {p.name: p.annotation for p in asked if p.annotation is not p.empty}
+    call.__signature__ = inspect.Signature(parameters)
+    call.__annotations__ = {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
     return call
 
 
-def inside(value):
-    """What gradio gives, as the library takes it."""
-    if isinstance(value, gr.Request):
-        return value.session_hash
-    return value._data if isinstance(value, gr.EventData) else value
+def validator(service_of: Callable):
+    """Refuses a bad request before it queues, at the field that is wrong.
 
+    Args:
+        service_of: from the request to the `Service` that it is for.
+    """
 
-def outside(value):
-    """What the library tells, as gradio takes it."""
-    if isinstance(value, tuple):
-        return tuple(map(outside, value))
-    if isinstance(value, Change):
-        return gr.update(**value.props)
-    return gr.skip() if value is SAME else value
-
-
-def validator(studio_of):
-    """Refuses a bad request before it queues, at the field that is wrong."""
-
-    def validate(owner: gr.Request, **given) -> list[dict]:
-        wrong = studio_of(inside(owner)).problem({name: given.get(name) for name in NAMES})
-        return [gr.validate(not wrong or name != wrong.field, str(wrong)) for name in given]
+    def validate(request: gr.Request, **values) -> list[dict]:
+        wrong = service_of(request).problem({name: values.get(name) for name in FORM})
+        return [gr.validate(not wrong or name != wrong.field, str(wrong)) for name in values]
 
     return validate
 
 
-def build(
-    options: Options | None = None, keep_seconds: float = KEEP_SECONDS, sources: Sequence[str] = ()
-) -> gr.Blocks:
-    """The page for a generator and a CLIP, or for a choice between the generators of `sources`.
-    Models load when they are first needed."""
-    studio = Service(options or Options(), spaces and spaces.GPU, keep_seconds)
-    offers = GeneratorChoices(studio, sources)
-    page = answered(PageEvents(offers))
+def build(choices: GeneratorChoices) -> gr.Blocks:
+    """The page of a server, and its API. Models load when they are first needed."""
     with gr.Blocks(
         title="StyleGAN-NADA", analytics_enabled=False, delete_cache=(600, 6 * KEEP_SECONDS)
     ) as blocks:
-        gr.HTML(f"<h1>StyleGAN-NADA</h1><p>{words('tagline')}</p>", elem_id="title")
-        which, going = choice_part(offers)
-        settings, start, stop, folded, chips = adapt_part(offers)
-        hint = gr.HTML(elem_id="hint")
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=320):
-                shown = component("pairs", elem_id="pairs")
-            with gr.Column(scale=4, min_width=320):
-                drawn = component("run", elem_id="chart")
-                view = explore_part()
-                file = gr.File(label=words("file"), interactive=False, visible=False)
-                with gr.Accordion(words("status"), open=False):
-                    now = gr.JSON(show_label=False)
-        with gr.Tabs(elem_id="more-part"):
-            kept, made = library_part(), film_part()
-        line = gr.HTML(elem_id="foot")
-        look = [view["seeds"], view["strength"], view["psi"]]
-        library = [kept["cards"], settings["start"], kept["chosen"], file]
-
-        form = {name: settings[name] for name in NAMES}
-        go = [start.click, settings["source"].submit, settings["target"].submit]
-        gr.on(
-            go, page.unfold, inputs_kwargs=form, outputs=folded, queue=False, js=asset("link.js"),
-            **UNSEEN,
-        )  # fmt: skip
-        run = gr.on(
-            go, page.train, outputs=[shown, now, drawn], validator=validator(offers.of),
-            inputs_kwargs={**settings, "seeds": view["seeds"], "psi": view["psi"]},
-            show_progress="minimal", show_progress_on=drawn, **TRAIN, **PRIVATE,
-        )  # fmt: skip
-        ended = [now, drawn, view["back"], view["strength"], shown, *library]
-        run.then(page.settle, look[::2], ended, **UNSEEN)
-        stop.click(None, cancels=[run])
-        link = [*(prompts := [settings["source"], settings["target"]]), settings["seed"]]
-        for prompt in prompts:
-            prompt.change(page.hint, inputs_kwargs=form, outputs=hint, **LIVE)
-
-        changed = [view["strength"].input, view["psi"].input, view["seeds"].submit]
-        gr.on(changed, page.look, look, shown, **LIVE)
-        view["more"].click(page.more, look, [view["seeds"], shown], **LIVE)
-        view["back"].input(page.back, [view["back"], *look], shown, **LIVE)
-        kept["cards"].act(page.act, look, [shown, *library], **UNSEEN)
-        kept["load"].upload(page.load, [kept["load"], *look], [shown, *library], **UNSEEN)
-        kept["chosen"].change(page.weigh, kept["chosen"], kept["weights"], **LIVE)
-        weighed = [*look, kept["chosen"], *kept["weights"]]
-        kept["mix"].click(page.mix, weighed, [shown, *library], **UNSEEN)
-        kept["keep"].click(page.keep_mix, None, library, **UNSEEN)
-        made["strip_draw"].click(page.strip, look[::2], made["strip"], **PRIVATE)
-        made["film_draw"].click(page.film, look, made["film"], **PRIVATE)
-
-        arrived = [going, which, line, drawn, view["back"], view["strength"], shown, *library]
-        arrived += [made["strip"], made["film"], *(settings[n] for n in SETTINGS), *chips]
-        which.input(page.choose, [which, *look[::2]], arrived, **UNSEEN)
-        blocks.load(None, link, link, js=asset("page.js"))
-        blocks.load(page.greet, look[::2], [line, settings["k"], shown], **UNSEEN)
-        blocks.unload(page.leave)
-        api_part(studio)
-    blocks.studio = studio
+        parts = lay_out(choices)
+        wire(blocks, parts, choices)
+        api_part(choices)
     return blocks.queue(max_size=MAX_QUEUE, default_concurrency_limit=4, api_open=False)
+
+
+def lay_out(choices: GeneratorChoices) -> dict:
+    """The components of the page, by the names that events know them by."""
+    gr.HTML(f"<h1>StyleGAN-NADA</h1><p>{words('tagline')}</p>", elem_id="title")
+    parts = {**choice_part(choices), **adapt_part(choices), "hint": gr.HTML(elem_id="hint")}
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            parts["pairs"] = component("pairs", elem_id="pairs")
+        with gr.Column(scale=4, min_width=320):
+            parts["run"] = component("run", elem_id="chart")
+            parts |= explore_part()
+            parts["file"] = gr.File(label=words("file"), interactive=False, visible=False)
+            with gr.Accordion(words("status"), open=False):
+                parts["status"] = gr.JSON(show_label=False)
+    with gr.Tabs(elem_id="more-part"):
+        parts |= {**library_part(), **film_part()}
+    return {**parts, "foot": gr.HTML(elem_id="foot")}
+
+
+def wire(blocks: gr.Blocks, parts: dict, choices: GeneratorChoices) -> None:
+    """What happens on the page, by the names of its components: which event, what goes in, what
+    may change."""
+    events = PageEvents(choices)
+
+    def outside(changes: dict | None):
+        if not changes:
+            return gr.skip()
+        return {
+            parts[name]: gr.update(**change.props) if isinstance(change, Change) else change
+            for name, change in changes.items()
+        }
+
+    def on(trigger: Callable, event: Callable, inputs=(), outputs=(), **options):
+        return trigger(
+            answering(event, choices.sessions, outside),
+            inputs_kwargs={name: parts[name] for name in inputs},
+            outputs=[parts[name] for name in outputs],
+            **PRIVATE | options,
+        )
+
+    go = [parts["adapt"].click, parts["source"].submit, parts["target"].submit]
+    start, link = partial(gr.on, go), [parts[name] for name in ("source", "target", "seed")]
+    start(None, link, js=asset("link.js"))
+    on(start, events.unfold, FORM, ["settings"], queue=False, **UNSEEN)
+    run = on(
+        start, events.train, [*FORM, "start", *DRAWN], ["pairs", "status", "run"],
+        validator=validator(lambda request: choices.sessions.get(request.session_hash).service),
+        show_progress="minimal", show_progress_on=parts["run"], **TRAIN,
+    )  # fmt: skip
+    ended = ["status", "run", "snapshot", "strength", "pairs", *LIBRARY]
+    on(run.then, events.settle, DRAWN, ended, **UNSEEN)
+    parts["stop"].click(None, cancels=[run])
+    for prompt in ("source", "target"):
+        on(parts[prompt].change, events.hint, FORM, ["hint"], **LIVE)
+
+    looks = [parts[name].input for name in ("strength", "sample_truncation")]
+    on(partial(gr.on, [*looks, parts["seeds"].submit]), events.look, LOOK, ["pairs"], **LIVE)
+    on(parts["more"].click, events.more, LOOK, ["seeds", "pairs"], **LIVE)
+    on(parts["snapshot"].input, events.back, ["snapshot", *LOOK], ["pairs"], **LIVE)
+    on(parts["strip_draw"].click, events.strip, DRAWN, ["strip"])
+    on(parts["film_draw"].click, events.film, LOOK, ["film"])
+
+    on(parts["cards"].act, events.act, LOOK, ["pairs", *LIBRARY], **UNSEEN)
+    on(parts["load"].upload, events.load, ["load", *LOOK], ["pairs", *LIBRARY], **UNSEEN)
+    on(parts["chosen"].change, events.weigh, ["chosen"], WEIGHTS, **LIVE)
+    mixed = [*LOOK, "chosen", *WEIGHTS]
+    on(parts["mix"].click, events.mix, mixed, ["pairs", *LIBRARY], **UNSEEN)
+    on(parts["keep"].click, events.keep_mix, (), LIBRARY, **UNSEEN)
+
+    examples_of = [f"examples_{base}" for base in choices.bases]
+    arrived = ["loading", "generator", "foot", *ended[1:], "strip", "film", *SETTINGS, *examples_of]
+    on(parts["generator"].input, events.choose, ["generator", *DRAWN], arrived, **UNSEEN)
+    blocks.load(None, link, link, js=asset("page.js"))
+    on(blocks.load, events.greet, DRAWN, ["foot", "k", "pairs"], **UNSEEN)
+    blocks.unload(answering(events.leave, choices.sessions))
 
 
 def component(name: str, **options) -> gr.HTML:
@@ -205,28 +218,28 @@ def component(name: str, **options) -> gr.HTML:
     return gr.HTML("", html_template=template, js_on_load=script, texts=words, **options)
 
 
-def choice_part(offers: GeneratorChoices) -> tuple:
+def choice_part(choices: GeneratorChoices) -> dict:
     """The generators to choose from, where there are several, and how far one is that loads."""
     which = gr.Radio(
-        offers.choices, value=offers.first.options.generator, label=words("generator"),
-        info=words("generator_info"), visible=len(offers.choices) > 1, elem_id="generator",
+        choices.titles, value=choices.first.options.generator, label=words("generator"),
+        info=words("generator_info"), visible=len(choices.titles) > 1, elem_id="generator",
     )  # fmt: skip
-    return which, gr.HTML(elem_id="loading")
+    return {"generator": which, "loading": gr.HTML(elem_id="loading")}
 
 
-def adapt_part(offers: GeneratorChoices) -> tuple:
-    """Prompts, buttons, folded settings, examples of each base: the inputs of a run, the rest."""
-    inputs, first = {}, offers.first
-    preset, rows = first.device.preset, examples(first.options.base)
+def adapt_part(choices: GeneratorChoices) -> dict:
+    """Prompts, buttons, folded settings, examples of each base."""
+    inputs, first = {}, choices.first
+    preset, rows = first.worker.preset, examples(first.options.base)
     values = preset.served()
     with gr.Row(equal_height=True, elem_id="prompts"):
         for name, value in (("source", preset.source), ("target", rows[0]["target"])):
             inputs[name] = gr.Textbox(value, label=words(name), info=words(f"{name}_info"), scale=3,
                                       max_lines=1, elem_id=name)  # fmt: skip
         with gr.Column(scale=2, min_width=160):
-            start = gr.Button(words("adapt"), variant="primary", elem_id="adapt")
-            stop = gr.Button(words("stop"), elem_id="stop")
-    chips = [gr.Row(visible=base == first.options.base) for base in offers.bases]
+            inputs["adapt"] = gr.Button(words("adapt"), variant="primary", elem_id="adapt")
+            inputs["stop"] = gr.Button(words("stop"), elem_id="stop")
+    rows_of = {base: gr.Row(visible=base == first.options.base) for base in choices.bases}
     with gr.Accordion(words("settings"), open=False, elem_id="settings") as folded:
         others = [name for name in SERVED if name not in FIRST_ROW]
         rows = [FIRST_ROW, *(others[i : i + IN_ROW] for i in range(0, len(others), IN_ROW))]
@@ -238,10 +251,10 @@ def adapt_part(offers: GeneratorChoices) -> tuple:
                                       label=words("start_from"), info=words("start_from_info"),
                                       elem_id="start")  # fmt: skip
     columns = ("source", "target", "steps", "k")
-    for base, chip in zip(offers.bases, chips):
+    for base, row in rows_of.items():
         preset, rows = PRESETS[base], examples(base)
         values = {**preset.served(), "source": preset.source}
-        with chip:
+        with row:
             rows = gr.Examples(
                 [[{**values, **row}[name] for name in columns] for row in rows],
                 [inputs[name] for name in columns], label=words("examples"),
@@ -249,17 +262,17 @@ def adapt_part(offers: GeneratorChoices) -> tuple:
                 examples_per_page=20, api_visibility="private",
             )  # fmt: skip
             rows.input_component_props = [{}] * len(columns)  # or k's limit would be undone
-    return inputs, start, stop, folded, chips
+    return {**inputs, "settings": folded, **{f"examples_{b}": row for b, row in rows_of.items()}}
 
 
 def explore_part() -> dict:
-    """What changes the pictures without training."""
+    """What changes the images without training."""
     with gr.Group(elem_id="explore"):
         part = {
             "strength": number("strength", STRENGTH, 1.0),
-            "psi": number("psi", TRUNCATION, 0.7),
-            "back": gr.Slider(1, 2, 1, step=1, label=words("snapshot"), visible=False,
-                              info="", elem_id="snapshot"),
+            "sample_truncation": number("sample_truncation", TRUNCATION, 0.7),
+            "snapshot": gr.Slider(1, 2, 1, step=1, label=words("snapshot"), visible=False,
+                                  info="", elem_id="snapshot"),
         }  # fmt: skip
     with gr.Row(equal_height=True, elem_id="who"):
         part["seeds"] = gr.Textbox(SEEDS, label=words("seeds"), info=words("seeds_info"), scale=2,
@@ -278,7 +291,7 @@ def library_part() -> dict:
     with gr.Tab(words("mix")):
         part["chosen"] = gr.CheckboxGroup([], label=words("mix_choose"), elem_id="chosen")
         with gr.Row():
-            part["weights"] = [number(f"weight_{i}", WEIGHT, 0.5, visible=False) for i in (1, 2, 3)]
+            part |= {name: number(name, WEIGHT, 0.5, visible=False) for name in WEIGHTS}
         with gr.Row():
             part["mix"] = gr.Button(words("mix_draw"), elem_id="mix")
             part["keep"] = gr.Button(words("mix_keep"), elem_id="keep")
@@ -331,37 +344,38 @@ def labelled(name: str, known: Setting, plain: bool = False, visible: bool = Tru
 
 
 def upload(**options) -> gr.File:
-    """A file that an endpoint takes. What is none gets a sentence of ours, not gradio's.
+    """A file that an endpoint takes. What is not a file gets a sentence of ours, not gradio's.
 
     No subclass: gradio writes a stub file beside the source of each, wherever that is.
     """
     field = gr.File(**options)
     words = {"additional_description": "A .safetensors file that an adaptation made."}
-    told = {**field.api_info(), **words}
-    field.api_info, field.data_model = lambda: told, None
+    info = {**field.api_info(), **words}
+    field.api_info, field.data_model = lambda: info, None
     return field
 
 
-def api_part(studio: Service) -> None:
+def api_part(choices: GeneratorChoices) -> None:
     """The endpoints, over components that no page shows."""
-    api, preset = answered(Api(studio)), studio.device.preset
+    service, sessions = choices.first, choices.sessions
+    api, preset = Api(service, sessions), service.worker.preset
     values = preset.served()
     with gr.Row(visible=False):
         settings = {
             "source": gr.Textbox(preset.source, label="Source"),
-            "target": gr.Textbox(examples(studio.options.base)[0]["target"], label="Target"),
+            "target": gr.Textbox(examples(service.options.base)[0]["target"], label="Target"),
             **{n: field(n, known, values[n], plain=True) for n, known in SERVED.items()},
         }
         domain, file = upload(label="Domain file"), gr.File(label="Domain file")
         several = upload(label="Domain files", file_count="multiple")
         seeds, weights = gr.Textbox(SEEDS, label="Seeds"), gr.Textbox("", label="Weights")
         strength = number("strength", STRENGTH, 1.0, True)
-        psi = number("psi", TRUNCATION, 0.7, True)
+        truncation = number("sample_truncation", TRUNCATION, 0.7, True)
         pairs, samples = (gr.Image(label=label, format="png") for label in ("Pairs", "Samples"))
-        now, told, info = (gr.JSON(label=label) for label in ("Status", "Domain", "Info"))
+        now, domain_info, info = (gr.JSON(label=label) for label in ("Status", "Domain", "Info"))
         job = {**settings, "domain_file": domain}
-        drawing = {"seeds": seeds, "truncation": psi}
-        train = {**TRAIN, "validator": validator(lambda _: studio)}
+        drawing = {"seeds": seeds, "truncation": truncation}
+        train = {**TRAIN, "validator": validator(lambda request: service)}
         paint = {"concurrency_id": "draw"}
         mixed = {"domain_files": several, "weights": weights, **drawing}
         for name, inputs, outputs, options in (
@@ -369,11 +383,13 @@ def api_part(studio: Service) -> None:
             ("adapt_once", job, [pairs, now, file], train),
             ("sample", {**drawing, "domain_file": domain, "strength": strength}, samples, paint),
             ("blend", mixed, [samples, file], paint),
-            ("domain", {"domain_file": domain}, told, paint),
+            ("domain", {"domain_file": domain}, domain_info, paint),
             ("info", {}, info, paint),
         ):  # fmt: skip
-            gr.Button().click(getattr(api, name), inputs_kwargs=inputs, outputs=outputs,
-                              api_name=name, preprocess=False, **options)  # fmt: skip
+            gr.Button().click(
+                answering(getattr(api, name), sessions), inputs_kwargs=inputs, outputs=outputs,
+                api_name=name, preprocess=False, **options,
+            )  # fmt: skip
 
 
 def launch(blocks: gr.Blocks, **options) -> tuple:
@@ -390,33 +406,71 @@ def launch(blocks: gr.Blocks, **options) -> tuple:
     )  # fmt: skip
 
 
+def port(text: str) -> int:
+    """A port to listen on."""
+    number = int(text)
+    if not 0 < number < 2**16:
+        raise argparse.ArgumentTypeError(f"{text} is not a port: choose from 1 to 65535.")
+    return number
+
+
+def minutes(text: str) -> float:
+    """A time to remember visitors for."""
+    number = float(text)
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a time: give minutes, such as 60.")
+    return number
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """What the server was told; `arguments` are those of the process unless given."""
+    """The options of the server; `arguments` are those of the process unless given."""
     parser = argparse.ArgumentParser(description="Serve the page of StyleGAN-NADA.")
-    for name, default, meaning in (
-        ("--generator", "auto", '"auto", "demo", "ffhq", a file, or "org/repo:file" of the Hub'),
-        ("--clip", "auto", '"auto", "demo", a file, "ViT-B/32", or A+B'),
-        ("--device", "auto", '"auto", "cpu", or another of torch\'s'),
-        ("--host", None, "address to listen on"),
-        ("--port", None, "port to listen on"),
-        ("--keep", KEEP_SECONDS / 60, "minutes for which visitors are remembered"),
+    for name, default, kind, meaning in (
+        (
+            "--generator",
+            "auto",
+            str,
+            '"auto", "demo", "ffhq", a file, or "org/repo:file" of the Hub',
+        ),
+        ("--clip", "auto", str, '"auto", "demo", a file, "ViT-B/32", or A+B'),
+        ("--device", "auto", str, '"auto", "cpu", or another of torch\'s'),
+        ("--host", None, str, "address to listen on"),
+        ("--port", None, port, "port to listen on"),
+        ("--keep", KEEP_SECONDS / 60, minutes, "minutes for which visitors are remembered"),
     ):
-        of = {"--port": int, "--keep": float}.get(name, str)
-        parser.add_argument(name, default=default, type=of, help=f"{meaning} (default: {default})")
+        meaning = f"{meaning} (default: {default})"
+        parser.add_argument(name, default=default, type=kind, help=meaning)
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
     return parser.parse_args(arguments)
 
 
+def reach_without_proxy(*hosts: str | None) -> None:
+    """Let no proxy stand between gradio and its own page, which it asks for when it starts."""
+    for name in ("NO_PROXY", "no_proxy"):
+        known = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join([*known, *filter(None, hosts)])
+
+
+def start(args: argparse.Namespace) -> tuple[gr.Blocks, GeneratorChoices]:
+    """Open the page, which loads no models yet."""
+    lent = bool(spaces)
+    options = choose_options(args.generator, args.clip, args.device, lent)
+    choices = GeneratorChoices(
+        options, offered(options, lent), spaces and spaces.GPU, args.keep * 60
+    )
+    blocks = build(choices)
+    launch(blocks, server_name=args.host, server_port=args.port, mcp_server=args.mcp,
+           prevent_thread_lock=True)  # fmt: skip
+    return blocks, choices
+
+
 def main() -> None:
     """Open the page, then load the models, so that the page is there at once."""
-    told = parse()
+    args = parse()
+    reach_without_proxy("localhost", "127.0.0.1", args.host)
     try:
-        lent = bool(spaces)
-        options = choose_options(told.generator, told.clip, told.device, lent)
-        blocks = build(options, told.keep * 60, offered(options, lent))
-        launch(blocks, server_name=told.host, server_port=told.port, mcp_server=told.mcp,
-               prevent_thread_lock=True)  # fmt: skip
-        blocks.studio.device.models()
+        blocks, choices = start(args)
+        choices.first.worker.models()
     except ValueError as error:
         raise SystemExit(str(error)) from error
     blocks.block_thread()
@@ -425,4 +479,4 @@ def main() -> None:
 if __name__ == "__main__":
     main()
 else:
-    demo = build()
+    demo = build(GeneratorChoices(Options(), gpu=spaces and spaces.GPU))

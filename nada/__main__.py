@@ -34,8 +34,8 @@ from nada.memory import fit_preset
 from nada.presets import PRESETS, SETTINGS, Suited, prepare, preset_for
 from nada.prompts import direction_hint, unknown_words
 from nada.sample import image_grid, parse_seeds, sample, to_images
+from nada.serve.models import Options
 from nada.serve.service import Service
-from nada.serve.worker import Options
 from nada.settings import Setting
 
 INTERRUPTED = 130  # what shells call a program that Ctrl-C ended

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from nada.serve.jobs import ServedModels
+from nada.serve.models import ServedModels
 from tests.api import connect
 from tests.helpers import make_clip, quick_first, tiny_generator
 from tests.page import WIDTHS, chromium, visits

@@ -22,7 +22,7 @@ from nada.delta import Delta, blend
 from nada.layers import SELECTORS
 from nada.sample import sample
 from nada.serve.api import Api
-from nada.serve.view import draw
+from nada.serve.images import page_grid
 from tests.api import LONG, QUICK, adapt, answered, call, connect, same, started, wait_for
 from tests.helpers import quick_first
 from tests.served import serve
@@ -129,9 +129,9 @@ def test_samples_are_the_librarys(client, server, tmp_path):
             seeds="3, 7-9", domain_file=domain, strength=strength, truncation=0.6,
             api_name="/sample",
         )  # fmt: skip
-        expected = draw(sample(generator, [3, 7, 8, 9], 0.6), 4)
+        expected = page_grid(sample(generator, [3, 7, 8, 9], 0.6), 4)
         assert same(Image.open(picture), expected)
-    assert not same(Image.open(picture), draw(sample(base, [3, 7, 8, 9], 0.6), 4))
+    assert not same(Image.open(picture), page_grid(sample(base, [3, 7, 8, 9], 0.6), 4))
 
 
 def test_info_tells_what_runs(client):
@@ -266,7 +266,7 @@ def test_blends_are_the_librarys(client, server):
     given = {"domain_files": [handle_file(file) for file in files], "weights": "0.75 -0.5"}
     picture, mixed = client.predict(**given, seeds="1-4", truncation=0.6, api_name="/blend")
     expected = blend(base, list(zip(map(Delta.load, files), (0.75, -0.5))))
-    assert same(Image.open(picture), draw(sample(expected, [1, 2, 3, 4], 0.6), 4))
+    assert same(Image.open(picture), page_grid(sample(expected, [1, 2, 3, 4], 0.6), 4))
     again = sample(blend(base, [(Delta.load(mixed), 1.0)]), [1], 0.6)
     torch.testing.assert_close(again, sample(expected, [1], 0.6), rtol=0, atol=1e-4)
     told = client.predict(domain_file=handle_file(mixed), api_name="/domain")

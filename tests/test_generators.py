@@ -11,10 +11,9 @@ from nada.formats import catalogue
 from nada.formats.catalogue import CATALOGUE
 from nada.generator import GeneratorConfig
 from nada.serve.generators import GeneratorChoices, offered
-from nada.serve.service import Service
+from nada.serve.models import Download, Options, choose_options, gpu_of
 from nada.serve.validate import BadInput
 from nada.serve.view import loading, refusal
-from nada.serve.worker import Download, Options, choose_options, gpu_of
 from tests.helpers import tiny_generator
 from tests.hub_server import Repo, running_hub, status
 from tests.page import WIDTHS, adapt, begin, fits, picture, shoot, visits
@@ -26,41 +25,42 @@ PADDING = 6_000_000  # floats; the Hub's client tells of a download every ten me
 
 
 @pytest.fixture
-def offers():
-    return GeneratorChoices(Service(Options("given/face.pt", device="cpu")), ["demo", "ffhq"])
+def choices():
+    return GeneratorChoices(Options("given/face.pt", device="cpu"), ["demo", "ffhq"])
 
 
-def test_all_that_can_be_served_is_offered_once(offers):
+def test_all_that_can_be_served_is_offered_once(choices):
     titles = [CATALOGUE[name].title for name in ("demo", "ffhq")]
     expected = [*zip(titles, ("demo", "ffhq")), ("face.pt", "given/face.pt")]
-    assert offers.choices == expected
-    assert offers.bases == ["ffhq", "demo"]
-    assert GeneratorChoices(Service(Options("demo")), ["demo"]).choices == expected[:1]
+    assert choices.titles == expected
+    assert choices.bases == ["ffhq", "demo"]
+    assert GeneratorChoices(Options("demo"), ["demo"]).titles == expected[:1]
 
 
-def test_a_choice_is_its_visitors_own(offers, monkeypatch):
-    demo = offers._studio("demo")
-    monkeypatch.setattr(demo.device, "models", lambda: None)
-    list(offers.choose("one", "demo"))
-    assert offers.of("one") is demo and offers.of("two") is offers.first is offers.of(None)
-    assert demo.visitors is offers.first.visitors
-    assert demo.device.turn is offers.first.device.turn
+def test_a_choice_is_its_visitors_own(choices, monkeypatch):
+    demo, first = choices._service("demo"), choices.first
+    monkeypatch.setattr(demo.worker, "models", lambda: None)
+    one, two = (choices.sessions.get(name) for name in ("one", "two"))
+    list(choices.choose(one, "demo"))
+    assert one.service is demo and two.service is first is choices.sessions.get(None).service
+    assert demo.worker.turn is first.worker.turn
 
 
 @pytest.mark.parametrize("source", ["nothing", "", None, ["demo"], {"demo": 1}, "../../etc/passwd"])
-def test_what_is_not_offered_gets_a_sentence(offers, source):
+def test_what_is_not_offered_gets_a_sentence(choices, source):
     with pytest.raises(BadInput, match=r"choose from demo, ffhq, given/face\.pt\."):
-        list(offers.choose("one", source))
+        list(choices.choose(choices.sessions.get("one"), source))
 
 
-def test_what_cannot_be_had_leaves_the_choice_as_it_was(offers, monkeypatch):
+def test_what_cannot_be_had_leaves_the_choice_as_it_was(choices, monkeypatch):
     def fail():
         raise ValueError("The Hub is shut; come back later.")
 
-    monkeypatch.setattr(offers._studio("ffhq").device, "models", fail)
+    monkeypatch.setattr(choices._service("ffhq").worker, "models", fail)
+    session = choices.sessions.get("one")
     with pytest.raises(BadInput, match="The Hub is shut; come back later"):
-        list(offers.choose("one", "ffhq"))
-    assert offers.of("one") is offers.first
+        list(choices.choose(session, "ffhq"))
+    assert session.service is choices.first
 
 
 def test_a_download_is_told_in_bytes_and_as_a_bar():
@@ -75,8 +75,8 @@ def test_a_download_is_told_in_bytes_and_as_a_bar():
 def test_a_reason_is_told_of_the_choice_and_of_no_other():
     options = choose_options("auto", "demo", "cpu")
     assert options.generator == "demo" and "'ffhq' needs a GPU" in options.reason
-    offers = GeneratorChoices(Service(options), ["demo", "ffhq"])
-    assert offers.first.options.reason and not offers._studio("ffhq").options.reason
+    choices = GeneratorChoices(options, ["demo", "ffhq"])
+    assert choices.first.options.reason and not choices._service("ffhq").options.reason
     assert choose_options("demo", "demo", "cpu").reason == ""
 
 

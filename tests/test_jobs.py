@@ -5,6 +5,7 @@ import pickle
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,15 +28,17 @@ from tests.jobs import CONFIG, ENDLESS, JOB, PRESET, finished, stepped, with_con
 @pytest.fixture
 def start(models):
     """Start a job, among visitors and under a lock of the test's own."""
-    visitors, turn = Sessions(), threading.Lock()
+    turn = threading.Lock()
+    worker = SimpleNamespace(train=lambda job, stop: train(lambda: models, job, stop, turn))
+    sessions = Sessions(SimpleNamespace(worker=worker))
 
-    def begin(job=JOB, owner="me"):
-        return visitors.start(owner, job, lambda job, stop: train(models, job, stop, turn))
+    def begin(job=JOB, id="me"):
+        return sessions.get(id).train(job)
 
-    begin.visitors, begin.turn = visitors, turn
+    begin.sessions, begin.turn = sessions, turn
     yield begin
-    for owner in list(visitors._visitors):
-        visitors.forget(owner)
+    for id in list(sessions._sessions):
+        sessions.forget(id)
 
 
 def test_a_run_leaves_a_domain_that_draws_what_it_showed(start, models):
@@ -97,15 +100,15 @@ def test_an_owner_has_one_run_and_nobody_elses(start):
     other = stepped(start(ENDLESS, "two"))
     second = start(JOB, "one")
     assert finished(first).state == "stopped" and finished(second).state == "finished"
-    visitors = start.visitors
-    assert visitors.find("one").run is second and visitors.find("two").run is other
-    assert visitors.find("three") is None and visitors.find(None) is None
+    sessions = start.sessions
+    assert sessions.get("one").run is second and sessions.get("two").run is other
+    assert sessions.get("three").run is None and sessions.get(None).run is None
     assert not other.stop.is_set()
 
 
 def test_a_forgotten_run_stops_and_takes_its_files_along(start):
     run = stepped(start(ENDLESS))
-    start.visitors.forget("me")
+    start.sessions.forget("me")
     assert finished(run).state == "stopped" and run.domain.is_file()
     domain = run.domain
     del run
@@ -198,11 +201,11 @@ def test_a_start_of_another_generator_fails_with_its_reason(start, tmp_path):
 
 def test_what_training_tells_survives_a_trip_to_another_process(models, tmp_path):
     stop = pickle.loads(pickle.dumps(StopFile(tmp_path / "stop")))
-    news = [pickle.loads(pickle.dumps(told)) for told in train(models, JOB, stop)]
-    assert [told.progress.step for told in news[1:]] == [1, 2, 3, 3]
-    assert news[-1].end == "finished" and news[-1].snapshot.tensors
+    events = [pickle.loads(pickle.dumps(event)) for event in train(lambda: models, JOB, stop)]
+    assert [event.progress.step for event in events[1:]] == [1, 2, 3, 3]
+    assert events[-1].end == "finished" and events[-1].snapshot.tensors
     stop.set()
-    assert [told.end for told in train(models, ENDLESS, stop)] == [None, "stopped"]
+    assert [event.end for event in train(lambda: models, ENDLESS, stop)] == [None, "stopped"]
 
 
 def test_steps_wait_for_their_turn(start):
@@ -233,7 +236,7 @@ def test_runs_leave_no_generator_behind(start):
     before = count()
     for _ in range(5):
         stepped(start(ENDLESS))  # stops the one before
-    start.visitors.forget("me")
+    start.sessions.forget("me")
     deadline = time.monotonic() + 30  # until the last one has seen that it should stop
     while count() > before and time.monotonic() < deadline:
         time.sleep(0.1)

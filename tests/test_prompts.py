@@ -9,7 +9,7 @@ from nada.clip import load_clips
 from nada.presets import PRESETS, examples, suggestion
 from nada.prompts import NEARLY_SAME, WEAK, direction_length, nearest, unknown_words
 from nada.serve.hints import hints
-from nada.serve.jobs import ServedModels
+from nada.serve.models import ServedModels
 from nada.serve.validate import BadInput, check_prompt
 
 DEMO = PRESETS["demo"]

@@ -7,51 +7,70 @@ import time
 import pytest
 import torch
 
+import nada.serve.domains
 import nada.serve.sessions
 from nada.checkpoint import fingerprint
 from nada.delta import Delta
 from nada.facts import describe
-from nada.serve.sessions import Session, Sessions
+from nada.serve.domains import KeptDomains
+from nada.serve.sessions import Sessions
 
 
 def domain(name="zombie", **facts) -> Delta:
     return Delta("a" * 64, {"conv1.bias": torch.ones(4)}, {"target": name, **facts})
 
 
-def test_a_kept_domain_can_be_read_again():
-    visitor = Session()
-    kept = visitor.keep(domain("the joker", source="photo", loss=0.5))
+def test_a_kept_domain_can_be_read_again(tmp_path):
+    domains = KeptDomains(tmp_path)
+    kept = domains.add(domain("the joker", source="photo", loss=0.5), lambda path: [path.name])
     assert kept.title == "the joker" and kept.path.name == "the-joker.safetensors"
-    assert Delta.load(kept.path).metadata == kept.facts and visitor.kept[kept.id] is kept
-    visitor.forget(kept.id)
-    visitor.forget("nobody")
-    assert not visitor.kept and not kept.path.exists()
+    assert kept.thumbnails == ("the-joker.safetensors",)  # they are drawn from the file
+    assert Delta.load(kept.path).metadata == kept.metadata and domains.get(kept.id) is kept
+    domains.forget(kept.id)
+    domains.forget("nobody")
+    assert not domains and not kept.path.exists()
 
 
-def test_the_oldest_domains_make_room(monkeypatch):
-    monkeypatch.setattr(nada.serve.sessions, "MAX_DOMAINS", 3)
-    visitor = Session()
-    kept = [visitor.keep(domain(str(i))) for i in range(5)]
-    assert [entry.title for entry in visitor.kept.values()] == ["2", "3", "4"]
+@pytest.mark.parametrize("id", ["nobody", None, 7, ["a"], {}])
+def test_an_id_may_be_anything(tmp_path, id):
+    assert KeptDomains(tmp_path).get(id) is None
+
+
+def test_a_domain_that_cannot_be_drawn_leaves_nothing_behind(tmp_path):
+    domains = KeptDomains(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        domains.add(domain(), lambda path: 1 / 0)
+    assert not domains and not list(tmp_path.iterdir())
+
+
+def test_the_oldest_domains_make_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(nada.serve.domains, "MAX_DOMAINS", 3)
+    domains = KeptDomains(tmp_path)
+    kept = [domains.add(domain(str(i))) for i in range(5)]
+    assert [entry.title for entry in domains] == ["2", "3", "4"]
     assert [entry.path.exists() for entry in kept] == [False, False, True, True, True]
-    monkeypatch.setattr(nada.serve.sessions, "VISITOR_BYTES", 1)
-    last = visitor.keep(domain())
-    assert list(visitor.kept) == [last.id]  # the newest stays, whatever its size
+    monkeypatch.setattr(nada.serve.domains, "MAX_BYTES", 1)
+    last = domains.add(domain())
+    assert list(domains) == [last]  # the newest stays, whatever its size
 
 
-def test_the_files_go_with_the_visitor():
-    visitors = Sessions()
-    path = visitors.get("me").keep(domain()).path
-    visitors.forget("me")
+@pytest.fixture
+def sessions():
+    """Sessions of a server without a generator."""
+    return Sessions(service=None)
+
+
+def test_the_files_go_with_the_visitor(sessions):
+    path = sessions.get("me").domains.add(domain()).path
+    sessions.forget("me")
     gc.collect()
-    assert not path.exists() and len(visitors) == 0
+    assert not path.exists() and len(sessions) == 0
 
 
-def test_a_session_without_an_id_is_nobody_elses():
-    visitors = Sessions()
-    assert visitors.get(None) is not visitors.get(None)
-    assert visitors.find(None) is None and visitors.find("me") is None
-    assert visitors.get("me") is visitors.get("me") is visitors.find("me")
+def test_a_session_without_an_id_is_nobody_elses(sessions):
+    assert "me" not in sessions
+    assert sessions.get(None) is not sessions.get(None)
+    assert sessions.get("me") is sessions.get("me") and "me" in sessions
 
 
 def wait_until(condition, seconds=20):
@@ -62,50 +81,63 @@ def wait_until(condition, seconds=20):
 
 
 def test_who_is_not_heard_of_is_forgotten_even_if_nobody_comes():
-    visitors = Sessions(keep_seconds=4.0)
+    sessions = Sessions(None, keep_seconds=4.0)
     for i in range(50):
-        visitors.get(str(i))
-    assert len(visitors) == 50
-    wait_until(lambda: len(visitors) == 0)
+        sessions.get(str(i))
+    assert len(sessions) == 50
+    wait_until(lambda: len(sessions) == 0)
 
 
 def test_who_closed_the_page_is_soon_forgotten_and_the_rest_is_not():
-    visitors = Sessions(keep_seconds=60.0)
+    sessions = Sessions(None, keep_seconds=60.0)
     for i in range(3):
-        visitors.get(str(i))
+        sessions.get(str(i))
     began = time.monotonic()
-    visitors.leave("1")
-    visitors.leave("nobody")
-    wait_until(lambda: len(visitors) == 2)
-    assert visitors.find("1") is None and time.monotonic() - began > 1  # a lost line comes back
+    sessions.leave(sessions.get("1"))
+    wait_until(lambda: len(sessions) == 2)
+    assert "1" not in sessions and time.monotonic() - began > 1  # a lost line comes back
 
 
-def test_there_are_only_so_many_visitors(monkeypatch):
-    monkeypatch.setattr(nada.serve.sessions, "MAX_VISITORS", 3)
-    visitors = Sessions()
+def test_there_are_only_so_many_visitors(sessions, monkeypatch):
+    monkeypatch.setattr(nada.serve.sessions, "MAX_SESSIONS", 3)
     for name in "abcabd":
-        visitors.get(name)
-    assert [visitors.find(name) is not None for name in "abcd"] == [True, True, False, True]
+        sessions.get(name)
+    assert [name in sessions for name in "abcd"] == [True, True, False, True]
 
 
-def test_all_together_keep_only_so_much(monkeypatch):
-    visitors = Sessions()
-    one = visitors.get("a").keep(domain()).path.stat().st_size
+def test_who_has_something_stays_when_others_only_look(sessions, monkeypatch):
+    monkeypatch.setattr(nada.serve.sessions, "MAX_SESSIONS", 3)
+    sessions.get("a").domains.add(domain())
+    for name in "bcdef":
+        sessions.get(name)
+    assert [name in sessions for name in "abcdef"] == [True, False, False, False, True, True]
+    for name in "ef":
+        sessions.get(name).domains.add(domain())
+    latest = sessions.get("g")  # and one who just came is never the one to go
+    assert sessions.get("g") is latest and [name in sessions for name in "aef"] == [
+        False,
+        True,
+        True,
+    ]
+
+
+def test_all_together_keep_only_so_much(sessions, monkeypatch):
+    one = sessions.get("a").domains.add(domain()).path.stat().st_size
     monkeypatch.setattr(nada.serve.sessions, "TOTAL_BYTES", 2 * one)
     for name in "bcd":
-        visitors.get(name).keep(domain())
-    visitors.purge()
-    assert [visitors.find(name) is not None for name in "abcd"] == [False, False, True, True]
+        sessions.get(name).domains.add(domain())
+    sessions.purge()
+    assert [name in sessions for name in "abcd"] == [False, False, True, True]
 
 
-def test_many_threads_see_one_visitor():
-    visitors, seen = Sessions(), []
-    threads = [threading.Thread(target=lambda: seen.append(visitors.get("me"))) for _ in range(16)]
+def test_many_threads_see_one_visitor(sessions):
+    seen = []
+    threads = [threading.Thread(target=lambda: seen.append(sessions.get("me"))) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({id(visitor) for visitor in seen}) == 1
+    assert len({id(session) for session in seen}) == 1
 
 
 def test_a_description_tells_what_the_file_says_and_whether_it_fits(generator):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nada.serve.sessions import Kept
+from nada.serve.domains import KeptDomain
 from nada.serve.view import cards, word_list
 
 FACTS = {
@@ -17,8 +17,8 @@ FACTS = {
 
 
 def card(facts: dict) -> dict:
-    (told,) = json.loads(cards([Kept("1", Path("a"), "b" * 64, facts)], []))
-    return told["facts"]
+    (shown,) = json.loads(cards([KeptDomain("1", Path("a"), "b" * 64, facts)], []))
+    return shown["facts"]
 
 
 def test_a_card_tells_prompts_seed_settings_layers_measures_and_base():
@@ -37,8 +37,8 @@ def test_a_card_tells_prompts_seed_settings_layers_measures_and_base():
 @pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), "x" * 10_000, [[]], {}])
 def test_a_card_of_a_strangers_file_can_be_drawn(value):
     for name in FACTS:
-        told = card({**FACTS, name: value})
-        assert all(len(text) <= 200 for text in told.values())
+        lines = card({**FACTS, name: value})
+        assert all(len(text) <= 200 for text in lines.values())
     for name in ("config", "guidance"):
         assert card({**FACTS, name: dict.fromkeys(FACTS[name], value)})
 

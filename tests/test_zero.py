@@ -10,7 +10,7 @@ from PIL import Image
 from nada.checkpoint import load_generator
 from nada.delta import Delta, blend
 from nada.sample import sample
-from nada.serve.view import draw
+from nada.serve.images import page_grid
 from tests.api import LONG, adapt, connect, same, started
 from tests.served import ROOT, serve
 
@@ -40,9 +40,9 @@ def test_runs_and_pictures_are_those_of_a_plain_server(client, zero, server):
     picture = client.predict(seeds="1-4", domain_file=handle_file(file), api_name="/sample")
     base = load_generator(zero.log.parent / "generator.safetensors")
     expected = sample(blend(base, [(Delta.load(file), 1.0)]), [1, 2, 3, 4])
-    assert same(Image.open(picture), draw(expected, 4))
+    assert same(Image.open(picture), page_grid(expected, 4))
     said = zero.log.read_text()
-    assert re.search(r"GPU train_on for \d+ s", said) and "GPU draw_on for 15 s" in said
+    assert re.search(r"GPU train for \d+ s", said) and "GPU draw_images for 15 s" in said
     assert client.predict(api_name="/info")["device"] == "a GPU lent for each run"
 
 

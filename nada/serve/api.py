@@ -1,16 +1,19 @@
 """What scripts may ask a server for: a method for each endpoint of the API.
 
-Names, parameters and what is returned are frozen by a test. The docstrings are what callers are
-told. `owner` is the caller's session, which no caller has to give.
+Names, parameters and what is returned are frozen by a test. The docstrings are what callers read.
+`session` is the caller's, which no caller has to give.
 """
 
+import secrets
 from dataclasses import replace
 
 from nada.presets import SERVED
+from nada.serve.images import columns_for, page_grid
 from nada.serve.jobs import GOING
 from nada.serve.service import Service
+from nada.serve.sessions import Session, Sessions
 from nada.serve.validate import check_file
-from nada.serve.view import columns_for, draw, status
+from nada.serve.view import status
 from nada.settings import Setting
 
 
@@ -27,13 +30,18 @@ def _described(known: Setting) -> str:
 
 
 class Api:
-    """What scripts may ask for. The docstrings are what they are told."""
+    """What scripts may ask of one generator of a server.
 
-    def __init__(self, studio: Service):
-        self.studio = studio
+    Args:
+        service: of that generator.
+        sessions: of the server.
+    """
+
+    def __init__(self, service: Service, sessions: Sessions):
+        self.service, self.sessions = service, sessions
 
     @_documented
-    def adapt(self, owner: str | None, domain_file=None, **settings):
+    def adapt(self, session: Session, domain_file=None, **settings):
         """Train the generator towards the target prompt and stream how it goes.
 
         Parameters:
@@ -46,24 +54,23 @@ class Api:
             status: state, step, steps, seconds, eta, loss, terms, layers, message, hints.
             domain_file: At the end, the safetensors file with the changed weights.
         """
-        studio = self.studio
         start = None if domain_file is None else check_file("domain_file", domain_file)
-        job, hints = studio.job(settings, start), studio.hints(settings)
-        drawn = picture = None
-        for run, state in studio.follow(owner, job):
+        job, hints = self.service.job(settings, start), self.service.hints(settings)
+        run, drawn, grid = session.train(job, self.service), None, None
+        for state in run.follow():
             if run.after is not drawn:
                 drawn = run.after
-                picture = draw(run.pairs(), len(drawn))
+                grid = page_grid(run.pairs(), len(drawn))
             file = str(run.domain) if run.domain and state not in GOING else None
-            yield picture, status(run, state, hints), file
+            yield grid, status(run, state, hints), file
 
-    def adapt_once(self, owner: str | None, domain_file=None, **settings):
-        *_, last = self.adapt(owner, domain_file, **settings)
+    def adapt_once(self, session: Session, domain_file=None, **settings):
+        *_, last = self.adapt(session, domain_file, **settings)
         return last
 
     adapt_once.__doc__ = adapt.__doc__.replace("stream how it goes", "answer once, at the end")
 
-    def sample(self, owner: str | None, seeds, domain_file=None, strength=1.0, truncation=0.7):
+    def sample(self, seeds, domain_file=None, strength=1.0, truncation=0.7):
         """Pictures of seeds, by the base generator or by a domain at some strength.
 
         Parameters:
@@ -74,10 +81,10 @@ class Api:
         Returns:
             samples: The pictures in one grid.
         """
-        pictures = self.studio.sample(seeds, domain_file, strength, truncation)
-        return draw(pictures, columns_for(len(pictures)))
+        images = self.service.sample(seeds, domain_file, strength, truncation)
+        return page_grid(images, columns_for(len(images)))
 
-    def blend(self, owner: str | None, domain_files=None, weights="", seeds="1-8", truncation=0.7):
+    def blend(self, session: Session, domain_files=None, weights="", seeds="1-8", truncation=0.7):
         """Mix up to three domains into one.
 
         Parameters:
@@ -89,10 +96,11 @@ class Api:
             samples: Pictures of the seeds by the mix, in one grid.
             domain_file: The mix as a domain file.
         """
-        pictures, path = self.studio.blend(owner, domain_files, weights, seeds, truncation)
-        return draw(pictures, columns_for(len(pictures))), str(path)
+        images, mixed = self.service.blend(domain_files, weights, seeds, truncation)
+        mixed.save(path := session.path(f"{secrets.token_hex(4)}.safetensors"))
+        return page_grid(images, columns_for(len(images))), str(path)
 
-    def domain(self, owner: str | None, domain_file=None):
+    def domain(self, domain_file=None):
         """Describe a domain file.
 
         Parameters:
@@ -101,12 +109,12 @@ class Api:
             domain: Prompts, seed, settings, layers, loss, quality, diversity, the fingerprint of
                 the base, and in "fits" whether that is the generator that is served.
         """
-        return self.studio.describe(domain_file)
+        return self.service.describe(domain_file)
 
-    def info(self, owner: str | None):
+    def info(self):
         """What this server runs, and what may be asked for.
 
         Returns:
             info: generator, size, fingerprint, clip, words, device, layers, limits, examples.
         """
-        return self.studio.info()
+        return self.service.info(len(self.sessions))

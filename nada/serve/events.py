@@ -1,5 +1,8 @@
-"""What happens on the page, event by event, in plain data: each method returns what the page's
-components are to show, in their order. `owner` is the session of the visitor.
+"""What happens on the page, event by event, in plain data.
+
+Each event takes the visitor's session and the values of components, by their names, and returns
+what changes: a value, or a `Change` of more than the value, by the name of the component. What is
+not named stays as it is.
 """
 
 import time
@@ -8,11 +11,12 @@ from dataclasses import dataclass
 
 from nada.presets import SERVED
 from nada.serve.generators import GeneratorChoices
+from nada.serve.images import page_grid
+from nada.serve.sessions import Session
 from nada.serve.validate import MAX_MIX, SNAPSHOT, BadInput, check_number
 from nada.serve.view import (
     cards,
     chart,
-    draw,
     foot,
     hint_list,
     loading,
@@ -22,8 +26,9 @@ from nada.serve.view import (
     word_list,
 )
 
+# names of components
 SETTINGS = tuple(SERVED)  # of a run, but its prompts
-SAME = object()  # a component that stays as it is
+WEIGHTS = tuple(f"weight_{i + 1}" for i in range(MAX_MIX))  # of a mix
 
 
 @dataclass(frozen=True)
@@ -33,186 +38,203 @@ class Change:
     props: dict
 
 
-class PageEvents:
-    """The events of one server's page."""
+HIDDEN = Change({"value": None, "visible": False})
 
-    def __init__(self, offers: GeneratorChoices):
-        self.offers, self._studio = offers, offers.of
+
+class PageEvents:
+    """The events of one server's page.
+
+    Args:
+        choices: the generators of the server, and its sessions.
+    """
+
+    def __init__(self, choices: GeneratorChoices):
+        self.choices = choices
 
     # Opening, choosing a generator, closing
 
-    def greet(self, owner: str | None, seeds, psi) -> Iterator[tuple]:
-        """When the page opens: last line, number of layers, pairs of the base's pictures."""
-        device = self._studio(owner).device
-        while not device.ready:
-            yield loading(device.download), SAME, SAME
+    def greet(self, session: Session, seeds, sample_truncation) -> Iterator[dict]:
+        """The page opens: what is awaited, then the base's images and what is served."""
+        worker = session.service.worker
+        while not worker.is_ready:
+            yield {"foot": loading(worker.download)}
             time.sleep(0.5)
-        k = Change(self._values(owner)["k"])
-        yield foot(self._studio(owner).info()), k, self.look(owner, seeds, 1.0, psi)
+        yield {
+            "foot": foot(session.service.info()),
+            "k": Change(_settings(session)["k"]),
+            **self.look(session, seeds, 1.0, sample_truncation),
+        }
 
-    def choose(self, owner: str | None, source, seeds, psi) -> Iterator[tuple]:
-        """Another generator for a visitor: how far it is while it loads, which one is chosen;
-        once it is there, the page of `_arrive`."""
-        stays = (SAME,) * (11 + len(SETTINGS) + len(self.offers.bases))
+    def choose(self, session: Session, generator, seeds, sample_truncation) -> Iterator[dict]:
+        """Another generator for a visitor: its download, then the page as it suits it; or why it
+        cannot be had, and the choice as it was."""
         try:
-            for download in self.offers.choose(owner, source):
-                yield loading(download), source, *stays
+            for download in self.choices.choose(session, generator):
+                yield {"loading": loading(download), "generator": generator}
         except BadInput as error:  # not raised, which would cover the choice
-            yield refusal(error), self._studio(owner).options.generator, *stays
+            chosen = session.service.options.generator
+            yield {"loading": refusal(error), "generator": chosen}
         else:
-            yield "", source, *self._arrive(owner, seeds, psi)
+            arrived = self._arrive(session, seeds, sample_truncation)
+            yield {"loading": "", "generator": generator, **arrived}
 
-    def _arrive(self, owner: str | None, seeds, psi) -> tuple:
-        """The page of a generator just chosen: last line, account, snapshots, strength, pairs,
-        library, strip, film, settings in the order of SETTINGS, examples of each base."""
-        studio, values = self._studio(owner), self._values(owner)
-        gone = Change({"value": None, "visible": False})
-        look = self.look(owner, seeds, 1.0, psi)
-        return (
-            foot(studio.info()),
-            "",
-            _snapshots([]),
-            1.0,
-            look,
-            *self._library(owner),
-            gone,
-            gone,
-            *(Change(values[name]) for name in SETTINGS),
-            *(Change({"visible": base == studio.options.base}) for base in self.offers.bases),
-        )
+    def _arrive(self, session: Session, seeds, sample_truncation) -> dict:
+        """The page of a generator just chosen."""
+        base = session.service.options.base
+        settings = _settings(session)
+        return {
+            "foot": foot(session.service.info()),
+            "run": "",
+            "snapshot": _snapshots([]),
+            "strength": 1.0,
+            **self.look(session, seeds, 1.0, sample_truncation),
+            **_library(session),
+            "strip": HIDDEN,
+            "film": HIDDEN,
+            **{name: Change(settings[name]) for name in SETTINGS},
+            **{f"examples_{one}": Change({"visible": one == base}) for one in self.choices.bases},
+        }
 
-    def _values(self, owner: str | None) -> dict[str, dict]:
-        """The settings that suit a visitor's generator, as properties of their fields."""
-        studio = self._studio(owner)
-        preset, generator = studio.device.preset, studio.device.models().generator
-        values = {name: {"value": value} for name, value in preset.served().items()}
-        layers = preset.config.layers(generator, to_rgb=True)
-        k = preset.fitted(generator).selection.k
-        return {**values, "k": {"maximum": len(layers), "value": k}}
-
-    def leave(self, owner: str | None) -> None:
-        """When the page closes."""
-        self._studio(owner).leave(owner)
+    def leave(self, session: Session) -> None:
+        """The page closes."""
+        self.choices.sessions.leave(session)
 
     # A run
 
-    def unfold(self, owner: str | None, **settings):
-        """The folded settings, opened where one of them is what is wrong."""
-        wrong = self._studio(owner).problem(settings)
-        return Change({"open": True}) if wrong and wrong.field in SERVED else SAME
+    def unfold(self, session: Session, **settings) -> dict:
+        """Opens the folded settings where one of them is what is wrong."""
+        wrong = session.service.problem(settings)
+        return {"settings": Change({"open": True})} if wrong and wrong.field in SERVED else {}
 
-    def hint(self, owner: str | None, **settings) -> str:
-        """What is worth knowing about the prompts as they stand, as HTML."""
-        studio = self._studio(owner)
-        if not studio.device.ready:
-            return ""
-        return hint_list(studio.hints(settings)) + word_list(studio.known_words(settings))
+    def hint(self, session: Session, **settings) -> dict:
+        """What is worth knowing about the prompts as they stand."""
+        service = session.service
+        if not service.worker.is_ready:
+            return {"hint": ""}
+        return {
+            "hint": hint_list(service.hints(settings)) + word_list(service.known_words(settings))
+        }
 
-    def train(self, owner: str | None, start, seeds, psi, **settings) -> Iterator[tuple]:
-        """A run, while it goes on: pairs, status, account."""
-        studio, drawn = self._studio(owner), None
-        job = studio.previewing(studio.job(settings, studio.kept_file(owner, start)), seeds, psi)
-        hints = studio.hints(settings)
-        for run, state in studio.follow(owner, job):
-            told = SAME
+    def train(
+        self, session: Session, start, seeds, sample_truncation, **settings
+    ) -> Iterator[dict]:
+        """A run, while it goes on."""
+        job = session.job(settings, start, seeds, sample_truncation)
+        hints = session.service.hints(settings)
+        run, drawn = session.train(job), None
+        for state in run.follow():
+            changes = {"status": status(run, state, hints), "run": chart(run, state, hints)}
             if run.after is not drawn:
                 before = run.before if drawn is None else None
-                told, drawn = pairs(job.preset.config.preview_seeds, before, run.after), run.after
-            yield told, status(run, state, hints), chart(run, state, hints)
+                drawn = run.after
+                changes["pairs"] = pairs(job.preset.config.preview_seeds, before, drawn)
+            yield changes
 
-    def settle(self, owner: str | None, seeds, psi) -> tuple:
-        """After a run, also a stopped one, what there is of it: status, account, snapshots,
-        strength, pairs, library."""
-        run = self._studio(owner).settle(owner)
+    def settle(self, session: Session, seeds, sample_truncation) -> dict:
+        """After a run, also a stopped one: what there is of it."""
+        run = session.settle()
         if run is None:
-            return (SAME,) * 9
-        look = self.look(owner, seeds, 1.0, psi)
-        return (
-            status(run, run.state),
-            chart(run, run.state),
-            _snapshots(list(run.snapshots)),
-            1.0,
-            look,
-            *self._library(owner),
-        )
+            return {}
+        return {
+            "status": status(run, run.state),
+            "run": chart(run, run.state),
+            "snapshot": _snapshots(list(run.snapshots)),
+            "strength": 1.0,
+            **self.look(session, seeds, 1.0, sample_truncation),
+            **_library(session),
+        }
 
     # Looking
 
-    def look(self, owner: str | None, seeds, strength, psi) -> str:
+    def look(self, session: Session, seeds, strength, sample_truncation) -> dict:
         """Pairs of what the visitor looks at."""
-        return pairs(*self._studio(owner).explore(owner, seeds, strength, psi))
+        return {"pairs": pairs(*session.explore(seeds, strength, sample_truncation))}
 
-    def more(self, owner: str | None, seeds, strength, psi) -> tuple:
+    def more(self, session: Session, seeds, strength, sample_truncation) -> dict:
         """The next eight seeds, and their pairs."""
-        shown = self._studio(owner).explore(owner, seeds, strength, psi)[0]
-        text = f"{max(shown) + 1}-{max(shown) + 8}"
-        return text, self.look(owner, text, strength, psi)
+        last = max(session.explore(seeds, strength, sample_truncation)[0])
+        seeds = f"{last + 1}-{last + 8}"
+        return {"seeds": seeds, **self.look(session, seeds, strength, sample_truncation)}
 
-    def back(self, owner: str | None, number, seeds, strength, psi) -> str:
+    def back(self, session: Session, snapshot, seeds, strength, sample_truncation) -> dict:
         """Pairs of a snapshot of the run, the first being 1."""
-        self._studio(owner).back_to(owner, check_number("snapshot", SNAPSHOT, number))
-        return self.look(owner, seeds, strength, psi)
+        session.back_to(check_number("snapshot", SNAPSHOT, snapshot))
+        return self.look(session, seeds, strength, sample_truncation)
 
-    def strip(self, owner: str | None, seeds, psi) -> Change:
-        """The picture from the source to the domain."""
-        return Change(
-            {"value": draw(*self._studio(owner).strip(owner, seeds, psi)), "visible": True}
-        )
+    def strip(self, session: Session, seeds, sample_truncation) -> dict:
+        """The images from the source to the domain."""
+        strip = page_grid(*session.strip(seeds, sample_truncation))
+        return {"strip": Change({"value": strip, "visible": True})}
 
-    def film(self, owner: str | None, seeds, strength, psi) -> Change:
+    def film(self, session: Session, seeds, strength, sample_truncation) -> dict:
         """The film of seeds and strengths."""
-        path = self._studio(owner).film(owner, seeds, strength, psi)
-        return Change({"value": str(path), "visible": True})
+        path = session.film(seeds, strength, sample_truncation)
+        return {"film": Change({"value": str(path), "visible": True})}
 
-    # The library: pairs where they change; cards, where to start, what to mix, file
+    # Kept domains
 
-    def act(self, owner: str | None, event, seeds, strength, psi) -> tuple:
+    def act(self, session: Session, event, seeds, strength, sample_truncation) -> dict:
         """A card's button: open, on (open, and the next run starts there), forget."""
-        told = event if isinstance(event, dict) else {}
-        do = self._studio(owner).forget if told.get("act") == "forget" else self._studio(owner).open
-        do(owner, told.get("id"))
-        look, (drawn, start, *rest) = self.look(owner, seeds, strength, psi), self._library(owner)
-        if told.get("act") == "on":
-            start = Change({**start.props, "value": told["id"]})
-        return look, drawn, start, *rest
+        event = event if isinstance(event, dict) else {}
+        act, id = event.get("act"), event.get("id")
+        session.forget(id) if act == "forget" else session.open(id)
+        changes = {**self.look(session, seeds, strength, sample_truncation), **_library(session)}
+        if act == "on":
+            changes["start"] = Change({**changes["start"].props, "value": id})
+        return changes
 
-    def load(self, owner: str | None, file, seeds, strength, psi) -> tuple:
+    def load(self, session: Session, load, seeds, strength, sample_truncation) -> dict:
         """A domain file of the visitor's own."""
-        self._studio(owner).load(owner, file[0] if isinstance(file, list) and file else file)
-        return self.look(owner, seeds, strength, psi), *self._library(owner)
+        session.load(load[0] if isinstance(load, list) and load else load)
+        return {**self.look(session, seeds, strength, sample_truncation), **_library(session)}
 
-    def weigh(self, owner: str | None, numbers) -> tuple:
+    def weigh(self, session: Session, chosen) -> dict:
         """A weight for each domain that is chosen, called by its name."""
-        kept = self._studio(owner).visitors.get(owner).kept
-        names = [kept[n].title for n in numbers if n in kept] if isinstance(numbers, list) else []
-        shown = [Change({"label": name, "visible": True}) for name in names[:MAX_MIX]]
-        return *shown, *[Change({"visible": False})] * (MAX_MIX - len(shown))
+        domains = map(session.domains.get, chosen if isinstance(chosen, list) else [])
+        titles = [domain.title for domain in domains if domain][:MAX_MIX]
+        shown = [Change({"label": title, "visible": True}) for title in titles]
+        shown += [Change({"visible": False})] * (MAX_MIX - len(shown))
+        return dict(zip(WEIGHTS, shown))
 
-    def mix(self, owner: str | None, seeds, strength, psi, numbers, *weights) -> tuple:
+    def mix(self, session: Session, seeds, strength, sample_truncation, chosen, **weights) -> dict:
         """A mix of kept domains."""
-        self._studio(owner).mix(owner, numbers, weights)
-        return self.look(owner, seeds, strength, psi), *self._library(owner)
+        session.mix(chosen, [weights.get(name) for name in WEIGHTS])
+        return {**self.look(session, seeds, strength, sample_truncation), **_library(session)}
 
-    def keep_mix(self, owner: str | None) -> tuple:
+    def keep_mix(self, session: Session) -> dict:
         """The mix as a domain of its own."""
-        self._studio(owner).keep_mix(owner)
-        return self._library(owner)
-
-    def _library(self, owner: str | None) -> tuple:
-        visitor = self._studio(owner).visitors.get(owner)
-        paths = [path for path, _ in visitor.recipe]
-        kept = list(visitor.kept.values())
-        choices = [(f"{entry.title} · {entry.id[:4]}", entry.id) for entry in reversed(kept)]
-        start = Change({"choices": [("—", ""), *choices]})
-        file = str(paths[0]) if len(paths) == 1 else None
-        shown = Change({"value": file, "visible": file is not None})
-        return cards(kept, paths), start, Change({"choices": choices}), shown
+        session.keep_mix()
+        return _library(session)
 
 
-def _snapshots(steps: list[int]):
+def _settings(session: Session) -> dict[str, dict]:
+    """The settings that suit a visitor's generator, as properties of their components."""
+    worker = session.service.worker
+    preset, generator = worker.preset, worker.models().generator
+    values = {name: {"value": value} for name, value in preset.served().items()}
+    layers = preset.config.layers(generator, to_rgb=True)
+    k = preset.fitted(generator).selection.k
+    return {**values, "k": {"maximum": len(layers), "value": k}}
+
+
+def _library(session: Session) -> dict:
+    """Cards, where to start, what to mix, and the file of what is looked at."""
+    paths = [path for path, _ in session.looked_at]
+    domains = list(session.domains)
+    choices = [(f"{domain.title} · {domain.id[:4]}", domain.id) for domain in reversed(domains)]
+    file = str(paths[0]) if len(paths) == 1 else None
+    return {
+        "cards": cards(domains, paths),
+        "start": Change({"choices": [("—", ""), *choices]}),
+        "chosen": Change({"choices": choices}),
+        "file": Change({"value": file, "visible": file is not None}),
+    }
+
+
+def _snapshots(steps: list[int]) -> Change:
     """The slider over the snapshots of a run, by number: their steps are not evenly spaced, and
     stand beside it. Hidden where there is no choice."""
     if len(steps) < 2:
         return Change({"visible": False})
-    told = " · ".join(map(str, steps))
-    return Change({"maximum": len(steps), "value": len(steps), "info": told, "visible": True})
+    info = " · ".join(map(str, steps))
+    return Change({"maximum": len(steps), "value": len(steps), "info": info, "visible": True})

@@ -12,92 +12,99 @@ from dataclasses import replace
 
 from nada.formats.catalogue import CATALOGUE, servable
 from nada.formats.messages import quote
-from nada.serve.service import TICK, Service
+from nada.serve.jobs import TICK
+from nada.serve.models import Download, Options, gpu_of
+from nada.serve.service import Service
+from nada.serve.sessions import KEEP_SECONDS, Session, Sessions
 from nada.serve.validate import BadInput
-from nada.serve.worker import Download, Options, gpu_of
 
 
 class GeneratorChoices:
-    """A studio for each generator of a server; they share its visitors and its device.
+    """A service for each generator of a server, all on one device in turn, and the sessions of
+    those who work with them.
 
-    first: the studio of the generator that visitors begin with. sources: all that can be chosen,
-    as `nada.formats.catalogue.locate` takes them; none for no choice.
+    `first` is the service that visitors begin with.
+
+    Args:
+        options: what visitors begin with.
+        sources: all that can be chosen, as `nada.formats.catalogue.locate` takes them; none for no
+            choice.
+        gpu: see `nada.serve.worker.Worker`.
+        keep_seconds: for how long a visitor is remembered.
     """
 
-    def __init__(self, first: Service, sources: Sequence[str] = ()):
-        self.first, self.visitors = first, first.visitors
-        begun = first.options.generator
-        self._studios = {
-            source: first
-            if source == begun
-            else first.beside(replace(first.options, generator=source, reason=""))
-            for source in dict.fromkeys((*sources, begun))
-        }
+    def __init__(
+        self,
+        options: Options,
+        sources: Sequence[str] = (),
+        gpu: Callable | None = None,
+        keep_seconds: float = KEEP_SECONDS,
+    ):
+        self.first = Service(options, gpu)
+        self.sessions = Sessions(self.first, keep_seconds)
+        self._services: dict[str, Service] = {}
+        for source in dict.fromkeys((*sources, options.generator)):
+            other = replace(options, generator=source, reason="")
+            self._services[source] = (
+                self.first
+                if source == options.generator
+                else Service(other, gpu, self.first.worker.turn)
+            )
 
     @property
-    def choices(self) -> list[tuple[str, str]]:
+    def titles(self) -> list[tuple[str, str]]:
         """Title and source of each."""
-        return [(_title(source), source) for source in self._studios]
+        return [(_title(source), source) for source in self._services]
 
     @property
     def bases(self) -> list[str]:
         """The keys of PRESETS that suit them, that of the first generator first."""
-        studios = (self.first, *self._studios.values())
-        return list(dict.fromkeys(studio.options.base for studio in studios))
+        services = (self.first, *self._services.values())
+        return list(dict.fromkeys(service.options.base for service in services))
 
-    def of(self, owner: str | None) -> Service:
-        """The studio that a visitor works in."""
-        visitor = self.visitors.find(owner)
-        return self._studios.get(visitor.generator, self.first) if visitor else self.first
-
-    def choose(self, owner: str | None, source) -> Iterator[Download | None]:
-        """Load a generator, and tell how that goes; the visitor's from then on, not if it fails.
+    def choose(self, session: Session, source) -> Iterator[Download | None]:
+        """Load a generator, and report its download; the visitor's from then on, not if it fails.
 
         Their run must have ended; what it made is kept. They look at no domain afterwards.
 
         Raises:
             BadInput: there is no such choice, it cannot be had, or their run goes on.
         """
-        studio = self._studio(source)
-        self._check_idle(owner)
-        loading = _in_background(studio.device.models)
+        service = self._service(source)
+        _check_idle(session)
+        loading = _in_background(service.worker.models)
         while not loading.done():
-            yield studio.device.download
+            yield service.worker.download
             time.sleep(TICK)
         try:
             loading.result()
         except ValueError as error:
             raise BadInput("generator", str(error)) from error
-        self._check_idle(owner)  # they may have begun one meanwhile
-        self.of(owner).settle(owner)
-        visitor = self.visitors.get(owner)
-        visitor.generator, visitor.run, visitor.recipe = source, None, ()
+        _check_idle(session)  # they may have begun one meanwhile
+        session.work_with(service)
 
-    def _studio(self, source) -> Service:
-        if not isinstance(source, str) or source not in self._studios:
-            names = ", ".join(self._studios)
+    def _service(self, source) -> Service:
+        if not isinstance(source, str) or source not in self._services:
+            names = ", ".join(self._services)
             raise BadInput("generator", f"The generator is {quote(source)}; choose from {names}.")
-        return self._studios[source]
-
-    def _check_idle(self, owner: str | None) -> None:
-        visitor = self.visitors.find(owner)
-        if visitor and visitor.run and not visitor.run.finished.is_set():
-            raise BadInput(
-                "generator", "Your run goes on: stop it or let it end, then choose a generator."
-            )
+        return self._services[source]
 
 
 def offered(options: Options, lent: bool = False) -> list[str]:
-    """The named generators that this machine can serve.
+    """The named generators that this machine can serve; `lent` as `gpu_of` takes it."""
+    return [entry.name for entry in servable(gpu_of(options.device, lent))]
 
-    lent: as `gpu_of` takes it.
-    """
-    return [named.name for named in servable(gpu_of(options.device, lent))]
+
+def _check_idle(session: Session) -> None:
+    if session.is_training:
+        raise BadInput(
+            "generator", "Your run goes on: stop it or let it end, then choose a generator."
+        )
 
 
 def _title(source: str) -> str:
-    named = CATALOGUE.get(source)
-    return named.title if named else source.replace("\\", "/").rsplit("/", 1)[-1]
+    entry = CATALOGUE.get(source)
+    return entry.title if entry else source.replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def _in_background(work: Callable) -> Future:

@@ -6,7 +6,7 @@ Hints never stop anybody; what cannot run at all is refused by `nada.serve.valid
 from nada.formats.messages import quote
 from nada.presets import Preset, suggestion
 from nada.prompts import direction_hint, unknown_words
-from nada.serve.jobs import ServedModels
+from nada.serve.models import ServedModels
 from nada.serve.validate import check_prompt
 
 

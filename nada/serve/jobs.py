@@ -1,10 +1,10 @@
 """Adaptation in the background: jobs in threads, for programs that serve several people at once.
 
-`train` does the work and tells of it in plain data on the CPU, so that it may run in another
-process as well. A `Run` follows it in a thread and keeps what there is: the latest pictures, the
-last good snapshots, the domain file. It is told to stop by a flag that is read between two steps,
-so that a Stop button, a closed page and a lost client all mean the same, and whatever was trained
-by then is kept. Runs share what nobody writes to, the base generator and CLIP.
+`train` does the work and reports it as events of plain data on the CPU, so that it may run in
+another process as well. A `TrainingRun` follows it in a thread and keeps what there is: the latest
+images, the last good snapshots, the domain file. A flag that is read between two steps stops it, so
+that a Stop button, a closed page and a lost client all mean the same, and what was trained by then
+is kept. Runs share what nobody writes to, the base generator and CLIP.
 """
 
 import contextlib
@@ -24,37 +24,31 @@ import torch
 from torch import Tensor
 
 from nada.adapt import DivergedError, Progress, adapt
-from nada.clip import CLIP
 from nada.delta import Delta, blend, diff
 from nada.facts import file_name, measured_facts, run_facts
 from nada.generator import Generator
 from nada.memory import fit_preset
 from nada.presets import Preset, prepare
 from nada.sample import sample
+from nada.serve.models import ServedModels
 
 MAX_SECONDS = 30 * 60  # of one run
 MAX_SNAPSHOTS = 8  # kept of one run, however long it is
 SNAPSHOT_BYTES = 256 * 2**20  # on disk, for one run
+TICK = 0.4  # seconds between two looks at a run, which bounds how long Stop takes
+GOING = ("starting", "running")  # the states of a run that has not ended
 
-
-@dataclass(frozen=True)
-class ServedModels:
-    """What all runs read and none writes to."""
-
-    generator: Generator
-    clips: list[CLIP]
-
-    def to(self, device: torch.device) -> "ServedModels":
-        """A copy on another device."""
-        generator, clips = copy.deepcopy((self.generator, self.clips))
-        return ServedModels(generator.to(device), [clip.to(device) for clip in clips])
+LoadModels = Callable[[], ServedModels]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to adapt to, and how; `preset` holds the source prompt and all settings.
+    """What to adapt to, and with which settings.
 
-    start: a domain of the same generator to go on from, None for the generator itself.
+    Args:
+        target: the target prompt.
+        preset: the source prompt and all settings.
+        start: a domain of the same generator to go on from; None for the generator itself.
     """
 
     target: str
@@ -64,12 +58,16 @@ class Job:
 
 @dataclass(frozen=True)
 class TrainingEvent:
-    """Something that `train` has to tell; what is None has not changed.
+    """What `train` reports; None for what has not changed. All tensors are on the CPU.
 
-    before, after: pictures [N, 3, H, W] of the preview seeds by the base and the trained generator.
-    plan: how the run fits into memory, a sentence where that changes what was asked.
-    progress: of the latest step. snapshot: the domain as it is after that step. end: "finished",
-    "stopped" or "failed"; error: why it failed. All tensors are on the CPU.
+    Args:
+        before: images [N, 3, H, W] of the preview seeds by the base generator.
+        after: the same by the trained generator.
+        progress: of the latest step.
+        snapshot: the domain as it is after that step.
+        end: "finished", "stopped" or "failed".
+        error: why it failed.
+        plan: how the run fits into memory, a sentence where that changes what was asked.
     """
 
     before: Tensor | None = None
@@ -96,16 +94,21 @@ class StopFile:
 
 
 def train(
-    models: ServedModels, job: Job, stop: StopFile, turn: AbstractContextManager | None = None
+    load: LoadModels, job: Job, stop: StopFile, turn: AbstractContextManager | None = None
 ) -> Iterator[TrainingEvent]:
-    """Do a job step by step; the last news has an `end`, and a snapshot if a step was done.
+    """Do a job step by step; the last event has an `end`, and a snapshot if a step was done.
 
-    turn: held during each step, since a device does one at a time; never across a yield.
+    Args:
+        load: the models to train with, which are only read.
+        job: what to do.
+        stop: read between two steps.
+        turn: held during each step, since a device does one at a time; never across a yield.
 
     Raises:
         PromptError, DeltaError, TooLittleMemory: the job cannot be done; nothing was trained.
     """
-    turn, born, base = turn or nullcontext(), time.monotonic(), models.generator
+    turn, models, born = turn or nullcontext(), load(), time.monotonic()
+    base = models.generator
     with turn:
         preset, plan = fit_preset(base, models.clips, job.preset)  # of the device that does it
         job, config = replace(job, preset=preset), preset.config
@@ -122,22 +125,23 @@ def train(
                 end = "stopped"
                 break
             with turn:
-                told = next(steps, None)
-                due = told and snapshot_due(told.step) and told.step < config.steps
-                kept = _delta(base, trainable, models, job, told) if due else None
-            if told is None:
+                step = next(steps, None)
+                due = step and snapshot_due(step.step) and step.step < config.steps
+                snapshot = _delta(base, trainable, models, job, step) if due else None
+            if step is None:
                 break
-            progress = told
-            shown = told.preview if told.preview is None else told.preview.cpu()
-            yield TrainingEvent(None, shown, replace(told, preview=None), kept)
+            progress = step
+            preview = step.preview if step.preview is None else step.preview.cpu()
+            yield TrainingEvent(None, preview, replace(step, preview=None), snapshot)
     except DivergedError as diverged:  # the last good weights are left, and worth keeping
         end, error = "failed", diverged
     finally:
         steps.close()
     with turn:
         after = _preview(trainable, job)
-        kept = _delta(base, trainable, models, job, progress, True) if progress else None
-    yield TrainingEvent(None, after, progress and replace(progress, preview=None), kept, end, error)
+        snapshot = _delta(base, trainable, models, job, progress, True) if progress else None
+    progress = progress and replace(progress, preview=None)
+    yield TrainingEvent(None, after, progress, snapshot, end, error)
 
 
 def snapshot_due(step: int) -> bool:
@@ -163,31 +167,36 @@ def _preview(generator: Generator, job: Job) -> Tensor:
 def _delta(
     base, trainable, models: ServedModels, job: Job, progress: Progress, measured=False
 ) -> Delta:
-    """The domain as it is, with what a card tells of it."""
-    told = run_facts(models.clips, job.target, job.preset, progress)
+    """The domain as it is, with the facts that a card shows."""
+    facts = run_facts(models.clips, job.target, job.preset, progress)
     if job.start is not None:
-        told["started_from"] = Delta.load(job.start).metadata.get("target", "")
+        facts["started_from"] = Delta.load(job.start).metadata.get("target", "")
     if measured:
-        told |= measured_facts(trainable, models.clips[0], job.target)
-    return diff(base, trainable, told)
+        facts |= measured_facts(trainable, models.clips[0], job.target)
+    return diff(base, trainable, facts)
 
 
 Train = Callable[[Job, StopFile], Iterator[TrainingEvent]]
-GOING = ("starting", "running")  # the states of a run that has not ended
 
 
 class TrainingRun:
     """One job in a thread of its own, started at once.
 
     Set `stop` to end it after the step it is in; `finished` is set when nothing more will change.
-    All else is for reading: state is "starting", "running", "finished", "stopped" or "failed";
-    progress and losses (one per step) are the latest; before and after are pictures [N, 3, H, W]
-    of the preview seeds, None at first; snapshots are domain files by step, spread over the run;
-    plan is a sentence where memory is too little for what was asked, or ""; domain is the file of
-    changed weights, there once `finished` is set if a step was done; error says why the run failed.
+    All else is for reading:
+
+    - `state`: "starting", "running", "finished", "stopped" or "failed"; `error`: why it failed;
+    - `progress`, `losses`: the latest step, and the loss of each;
+    - `before`, `after`: images [N, 3, H, W] of the preview seeds, None at first;
+    - `snapshots`: domain files by step, spread over the run;
+    - `plan`: a sentence where memory is too little for what was asked, or "";
+    - `domain`: the file of changed weights, there once `finished` is set if a step was done.
+
     The files live as long as the run does.
 
-    training: what to follow, `train` with models and turn filled in.
+    Args:
+        job: what to do.
+        training: what to follow, `train` with models and turn filled in.
     """
 
     def __init__(self, job: Job, training: Train):
@@ -196,7 +205,7 @@ class TrainingRun:
         self.born = time.monotonic()
         self.stop = StopFile(Path(self.folder.name) / "stop")
         self.finished = threading.Event()
-        self.end, self.error = "failed", None  # how it ends if nothing says otherwise
+        self.end, self.error = "failed", None  # unless an event says otherwise
         self.plan = ""
         self.progress: Progress | None = None
         self.losses: list[float] = []
@@ -204,50 +213,63 @@ class TrainingRun:
         self.after: Tensor | None = None
         self.snapshots: OrderedDict[int, Path] = OrderedDict()
         self.domain: Path | None = None
-        self.settled = False  # whether its owner has taken the domain into their library
         context = contextvars.copy_context()  # whose run it is, for a device that is lent by quota
-        threading.Thread(target=context.run, args=(self._thread,), daemon=True).start()
+        threading.Thread(target=context.run, args=(self._work,), daemon=True).start()
 
     @property
     def state(self) -> str:
-        """The end is told only once nothing will change: whoever reads of it has it all."""
+        """What the run is doing; an end only once nothing will change any more."""
         if self.finished.is_set():
             return self.end
         return "running" if self.progress else "starting"
 
+    def follow(self) -> Iterator[str]:
+        """The state now and then, an end last and once; to leave is to stop the run.
+
+        Raises:
+            Exception: what the run failed of, if nothing came of it.
+        """
+        try:
+            while (state := self.state) in GOING:
+                yield state
+                self.finished.wait(TICK)
+            if self.error and not self.domain:
+                raise self.error
+            yield state
+        finally:
+            self.stop.set()
+
     def pairs(self) -> Tensor:
-        """Pictures before and after, [2N, 3, H, W], once there are any."""
+        """Images before and after, [2N, 3, H, W], once there are any."""
         return torch.cat([self.before, self.after])
 
-    def _thread(self) -> None:
-        self._work()  # a call of its own, so that all it used is free by now
-        _give_back_memory()
-
     def _work(self) -> None:
-        told = None
+        event = events = None
         try:
-            with contextlib.closing(self.training(self.job, self.stop)) as news:
-                for told in news:
-                    self._note(told)
-                    time.sleep(0.001)  # a lock is not fair: let whoever waits for it have a turn
-            if told is None or told.end is None:
-                raise RuntimeError("The training ended without a word.")
-        except Exception as error:  # whoever reads the run must learn of it, whatever it is
+            with contextlib.closing(self.training(self.job, self.stop)) as events:
+                for event in events:
+                    self._note(event)
+                    time.sleep(0.001)  # a lock is not fair: let others who wait for it have a turn
+            if event is None or event.end is None:
+                raise RuntimeError("The training ended without an event that says so.")
+        except Exception as error:  # readers of the run must learn of it, whatever it is
             self.end, self.error = "failed", error
         finally:
             self.finished.set()
+        del event, events  # and with them all that the training used
+        _give_back_memory()
 
-    def _note(self, told: TrainingEvent) -> None:
-        self.before = self.before if told.before is None else told.before
-        self.after = self.after if told.after is None else told.after
-        self.plan = told.plan or self.plan
-        if told.progress and told.end is None:
-            self.losses.append(told.progress.loss)
-            self.progress = told.progress
-        if told.snapshot:
-            self._keep(told.snapshot, told.progress.step, told.end is not None)
-        if told.end:
-            self.error, self.end = told.error, told.end
+    def _note(self, event: TrainingEvent) -> None:
+        self.before = self.before if event.before is None else event.before
+        self.after = self.after if event.after is None else event.after
+        self.plan = event.plan or self.plan
+        if event.progress and event.end is None:
+            self.losses.append(event.progress.loss)
+            self.progress = event.progress
+        if event.snapshot:
+            self._keep(event.snapshot, event.progress.step, event.end is not None)
+        if event.end:
+            self.error, self.end = event.error, event.end
 
     def _keep(self, delta: Delta, step: int, last: bool) -> None:
         """Write a snapshot; beyond what there is room for, others go (`snapshot_to_drop`)."""
@@ -256,7 +278,7 @@ class TrainingRun:
         self.snapshots[step] = path
         if last:
             self.domain = path
-        sizes = {number: kept.stat().st_size for number, kept in self.snapshots.items()}
+        sizes = {number: file.stat().st_size for number, file in self.snapshots.items()}
         while len(sizes) > 1 and (
             len(sizes) > MAX_SNAPSHOTS or sum(sizes.values()) > SNAPSHOT_BYTES
         ):

@@ -16,7 +16,8 @@ from nada.memory import TooLittleMemory
 from nada.presets import SERVED, Preset
 from nada.prompts import FILLERS
 from nada.sample import parse_seeds
-from nada.serve.jobs import Job, ServedModels
+from nada.serve.jobs import Job
+from nada.serve.models import ServedModels
 from nada.settings import Range, Setting
 
 MAX_SAMPLES = 36  # pictures of one request

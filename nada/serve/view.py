@@ -1,31 +1,25 @@
-"""What a run, a domain and pictures look like: JSON, data URLs and images for any page.
+"""What a run, a domain and images look like on a page: JSON, and some HTML.
 
 What visitors typed goes out as JSON that scripts show as text, or escaped.
 """
 
-import base64
 import html
-import io
 import json
 import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from nada.presets import SERVED
-from nada.sample import image_grid, to_images
+from nada.serve.domains import KeptDomain
+from nada.serve.images import data_urls
 from nada.serve.jobs import TrainingRun
-from nada.serve.sessions import Kept
+from nada.serve.models import Download
 from nada.serve.validate import SPOKEN
-from nada.serve.worker import Download
 from nada.settings import Setting
 
-PICTURE = 880  # pixels, about how wide a page shows a grid
-LARGE, SMALL = 384, 96  # sides in pixels of a picture alone and of one on a card
 PAGE = Path(__file__).with_name("page")
 UNFORESEEN = (
     "Something went wrong that should not have (error {} in the server's log). "
@@ -43,7 +37,7 @@ def texts(name: str = "texts") -> dict[str, dict[str, str]]:
     if name != "texts":
         return words
     own = {key: text for name, known in SERVED.items() for key, text in _words_of(name, known)}
-    return {language: {**own, **told} for language, told in words.items()}
+    return {language: {**own, **by_key} for language, by_key in words.items()}
 
 
 def _words_of(name: str, known: Setting) -> list[tuple[str, str]]:
@@ -55,42 +49,11 @@ def asset(file: str) -> str:
     return (PAGE / file).read_text(encoding="utf-8")
 
 
-# Pictures
-
-
-def draw(pictures: Tensor, columns: int) -> Image.Image:
-    """[N, 3, H, W] in [-1, 1] as one picture about PICTURE pixels wide."""
-    scale = round(PICTURE / (columns * pictures.shape[-1]))
-    if scale > 1:  # small ones one by one: smooth inside, sharp where two meet
-        pictures = F.interpolate(pictures, scale_factor=scale, mode="bicubic")
-    grid = image_grid(pictures, columns)
-    if grid.width > PICTURE * 1.5:
-        grid = grid.resize((PICTURE, round(grid.height * PICTURE / grid.width)), reducing_gap=2.0)
-    return grid
-
-
-def columns_for(count: int) -> int:
-    """Columns of a grid that is a little wider than high."""
-    return next((n for n in (4, 5, 6) if count <= 2 * n), 6) if count > 4 else count
-
-
-def data_urls(pictures: Tensor | None, side: int = LARGE) -> list[str] | None:
-    """Pictures [N, 3, H, W] in [-1, 1] as N JPEG data URLs of `side` pixels; None for None."""
-    if pictures is None:
-        return None
-    return [_data_url(image, side) for image in to_images(pictures)]
-
-
-def _data_url(image: Image.Image, side: int) -> str:
-    buffer = io.BytesIO()
-    if image.width != side:
-        image = image.resize((side, side), Image.Resampling.BICUBIC)
-    image.save(buffer, "JPEG", quality=90, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+# Images
 
 
 def pairs(seeds: Sequence[int], before: Tensor | None, after: Tensor | None) -> str:
-    """JSON for the page's pairs: seeds, and pictures as data URLs, null for those it has."""
+    """JSON for the page's pairs: seeds, and images as data URLs, null for those it has."""
     urls = {"before": data_urls(before), "after": data_urls(after)}
     return json.dumps({"seeds": list(seeds), **urls})
 
@@ -99,9 +62,12 @@ def pairs(seeds: Sequence[int], before: Tensor | None, after: Tensor | None) -> 
 
 
 def status(run: TrainingRun, state: str, hints: Sequence[str] = ()) -> dict:
-    """What `/adapt` tells scripts of a run, and `chart` people.
+    """How a run stands, as scripts read it.
 
-    state: that of the run, read once for all that is told, since it changes at any moment.
+    Args:
+        run: the run.
+        state: that of the run, read once for all that is said of it, since it may change.
+        hints: sentences about its settings.
     """
     progress, steps = run.progress, run.job.preset.config.steps
     return {
@@ -138,8 +104,8 @@ def reason(run: TrainingRun) -> str:
 
 def chart(run: TrainingRun, state: str, hints: Sequence[str] = ()) -> str:
     """JSON for the page's account of a run: its status and its losses, one per step."""
-    told = status(run, state, hints) | {"losses": list(run.losses), "reason": reason(run).strip()}
-    return json.dumps(told)
+    more = {"losses": list(run.losses), "reason": reason(run).strip()}
+    return json.dumps(status(run, state, hints) | more)
 
 
 def hint_list(hints: Sequence[str]) -> str:
@@ -151,8 +117,8 @@ def word_list(words: Sequence[str]) -> str:
     """All words that CLIP knows as folded HTML, "" for none."""
     if not words:
         return ""
-    told = html.escape(", ".join(words))
-    return f'<details class="words"><summary>It knows {len(words)} words</summary>{told}</details>'
+    text = html.escape(", ".join(words))
+    return f'<details class="words"><summary>It knows {len(words)} words</summary>{text}</details>'
 
 
 def loading(download: Download | None) -> str:
@@ -173,17 +139,17 @@ def refusal(error: Exception) -> str:
 # Kept domains
 
 
-def cards(kept: Sequence[Kept], open_paths: Sequence[Path]) -> str:
-    """JSON for the page's cards, the newest first: texts to be shown as text, pictures as URLs."""
-    return json.dumps([_card(entry, entry.path in open_paths) for entry in reversed(kept)])
+def cards(domains: Sequence[KeptDomain], open_paths: Sequence[Path]) -> str:
+    """JSON for the page's cards, the newest first: texts to be shown as text, images as URLs."""
+    return json.dumps([_card(domain, domain.path in open_paths) for domain in reversed(domains)])
 
 
-def _card(entry: Kept, is_open: bool) -> dict:
-    facts = entry.facts
+def _card(domain: KeptDomain, is_open: bool) -> dict:
+    facts = domain.metadata
     config = facts.get("config") if isinstance(facts.get("config"), dict) else {}
     layers = facts.get("layers") if isinstance(facts.get("layers"), list) else []
     lines = {
-        "prompts": f"{facts['source']} → {facts['target']}" if "source" in facts else entry.title,
+        "prompts": f"{facts['source']} → {facts['target']}" if "source" in facts else domain.title,
         "seed": config.get("seed"),
         "steps": facts.get("steps_done"),
         "settings": _settings(facts, config),
@@ -191,22 +157,26 @@ def _card(entry: Kept, is_open: bool) -> dict:
         "quality": _number(facts.get("quality")),
         "diversity": _number(facts.get("diversity")),
         "layers": ", ".join(map(str, layers)) or None,
-        "base": entry.base_fingerprint[:12],
+        "base": domain.base_fingerprint[:12],
     }
-    told = {name: str(value)[:200] for name, value in lines.items() if value is not None}
-    return {"id": entry.id, "title": entry.title, "open": is_open, "facts": told,
-            "faces": list(entry.faces)}  # fmt: skip
+    return {
+        "id": domain.id,
+        "title": domain.title,
+        "open": is_open,
+        "facts": {name: str(line)[:200] for name, line in lines.items() if line is not None},
+        "thumbnails": list(domain.thumbnails),
+    }
 
 
 def _settings(facts: dict, config: dict) -> str | None:
-    """The settings of a run in a line, as far as the file tells them."""
+    """The settings of a run in a line, as far as its file has them."""
     weights = facts.get("guidance") if isinstance(facts.get("guidance"), dict) else {}
-    told = {
+    numbers = {
         "k": facts.get("k"),
         **{name: config.get(name) for name in ("batch", "lr")},
         **{name.strip("_"): weights.get(name) for name in ("directional", "global_", "in_domain")},
     }
-    parts = [f"{name} {_number(n, 'g')}" for name, n in told.items() if n and _number(n)]
+    parts = [f"{name} {_number(n, 'g')}" for name, n in numbers.items() if n and _number(n)]
     method, start = facts.get("method"), facts.get("started_from")
     parts += [str(method)] if method else []
     parts += [f"from {start}"] if start else []
@@ -214,16 +184,16 @@ def _settings(facts: dict, config: dict) -> str | None:
 
 
 def _number(value, form: str = ".3f") -> str | None:
-    """A number as text; None for what is none, or too large to be one that we wrote."""
+    """A number as text; None for what is not a number, or too large for one that we wrote."""
     return format(value, form) if isinstance(value, (int, float)) and abs(value) < 1e9 else None
 
 
-def foot(facts: dict) -> str:
-    """What `Service.info` tells as the last lines of a page."""
+def foot(info: dict) -> str:
+    """What `Service.info` says, as the last lines of a page."""
     line = (
-        f"{facts['source']} ({facts['size']} px, {facts['parameters'] / 1e6:.1f} M parameters) · "
-        f"CLIP {' + '.join(facts['clip'])} · {facts['device']}, {facts['threads']} threads · "
-        f"operations: {facts['operations']['runs']} · torch {facts['torch']}"
+        f"{info['source']} ({info['size']} px, {info['parameters'] / 1e6:.1f} M parameters) · "
+        f"CLIP {' + '.join(info['clip'])} · {info['device']}, {info['threads']} threads · "
+        f"operations: {info['operations']['runs']} · torch {info['torch']}"
     )
-    lines = [line, facts["reason"]]
+    lines = [line, info["reason"]]
     return "".join(f'<p class="facts">{html.escape(line)}</p>' for line in lines if line)

@@ -1,4 +1,4 @@
-/* Kept domains as cards. The value is JSON, a list of {id, title, open, facts, faces}; all texts of
+/* Kept domains as cards. The value is JSON, a list of {id, title, open, facts, thumbnails}; all texts of
    it are shown as text. A button asks the server by the event "act" with {id, act}. */
 const texts = props.texts[(navigator.language || "en").slice(0, 2)] || props.texts.en;
 
@@ -9,17 +9,17 @@ function make(tag, className, text) {
   return node;
 }
 
-function card(told) {
-  const node = make("article", told.open ? "card open" : "card");
-  const faces = make("div", "faces");
-  for (const url of told.faces) {
-    const face = make("img");
-    face.src = url;
-    face.alt = "";
-    faces.append(face);
+function card(domain) {
+  const node = make("article", domain.open ? "card open" : "card");
+  const thumbnails = make("div", "thumbnails");
+  for (const url of domain.thumbnails) {
+    const image = make("img");
+    image.src = url;
+    image.alt = "";
+    thumbnails.append(image);
   }
   const facts = make("dl");
-  for (const [name, value] of Object.entries(told.facts)) {
+  for (const [name, value] of Object.entries(domain.facts)) {
     if (name === "prompts") continue;
     facts.append(make("dt", "", texts[name] || name), make("dd", name, value));
   }
@@ -27,20 +27,20 @@ function card(told) {
   for (const act of ["open", "on", "forget"]) {
     const button = make("button", act, texts[act]);
     button.type = "button";
-    button.setAttribute("aria-label", `${texts[act]}: ${told.title}`);
-    button.addEventListener("click", () => trigger("act", { id: told.id, act }));
+    button.setAttribute("aria-label", `${texts[act]}: ${domain.title}`);
+    button.addEventListener("click", () => trigger("act", { id: domain.id, act }));
     acts.append(button);
   }
-  node.append(faces, make("h3", "", told.facts.prompts || told.title), facts, acts);
+  node.append(thumbnails, make("h3", "", domain.facts.prompts || domain.title), facts, acts);
   return node;
 }
 
 function draw() {
-  let told;
-  try { told = JSON.parse(props.value || "[]"); } catch { told = []; }
+  let domains;
+  try { domains = JSON.parse(props.value || "[]"); } catch { domains = []; }
   const list = element.querySelector(".cards");
-  list.replaceChildren(...told.map(card));
-  if (!told.length) list.append(make("p", "facts", texts.none));
+  list.replaceChildren(...domains.map(card));
+  if (!domains.length) list.append(make("p", "facts", texts.none));
 }
 
 watch("value", draw);

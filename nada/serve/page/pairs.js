@@ -38,14 +38,14 @@ function thumb(seed, i) {
 }
 
 function draw() {
-  let told;
-  try { told = JSON.parse(props.value || "null"); } catch { told = null; }
-  if (!told || !told.seeds) return;
-  const same = told.seeds.join() === shown.seeds.join() && find(".thumbs button");
-  shown.seeds = told.seeds;
-  if (told.before) shown.before = told.before;
-  if (told.after) shown.after = told.after; else if (!same || told.before) shown.after = [];
-  if (!same) find(".thumbs").replaceChildren(...told.seeds.map(thumb));
+  let value;
+  try { value = JSON.parse(props.value || "null"); } catch { value = null; }
+  if (!value || !value.seeds) return;
+  const same = value.seeds.join() === shown.seeds.join() && find(".thumbs button");
+  shown.seeds = value.seeds;
+  if (value.before) shown.before = value.before;
+  if (value.after) shown.after = value.after; else if (!same || value.before) shown.after = [];
+  if (!same) find(".thumbs").replaceChildren(...value.seeds.map(thumb));
   element.querySelectorAll(".thumbs button").forEach((button, i) => {
     button.children[0].src = shown.before[i] || "";
     button.children[1].src = shown.after[i] || shown.before[i] || "";

@@ -10,16 +10,16 @@ function make(tag, className, text) {
   return node;
 }
 
-function sentence(told) {
-  const count = told.state === "starting" ? "" : ` ${told.step}/${told.steps}.`;
-  const over = ["finished", "stopped", "failed"].includes(told.state);
-  const rest = over ? ` ${told.step ? texts.kept : texts.unchanged}` : "";
-  const reason = told.reason ? `${told.reason} ` : "";
-  return `${reason}${texts[told.state]}${count}${rest}`;
+function sentence(run) {
+  const count = run.state === "starting" ? "" : ` ${run.step}/${run.steps}.`;
+  const over = ["finished", "stopped", "failed"].includes(run.state);
+  const rest = over ? ` ${run.step ? texts.kept : texts.unchanged}` : "";
+  const reason = run.reason ? `${run.reason} ` : "";
+  return `${reason}${texts[run.state]}${count}${rest}`;
 }
 
-function bar(told) {
-  const done = 100 * told.step / told.steps;
+function bar(run) {
+  const done = 100 * run.step / run.steps;
   const node = make("div", "bar"), inner = make("div");
   node.setAttribute("role", "progressbar");
   node.setAttribute("aria-label", texts.progress);
@@ -29,10 +29,10 @@ function bar(told) {
   return node;
 }
 
-function facts(told) {
-  const parts = [`${told.seconds.toFixed(0)} s`];
-  if (told.eta !== null) parts.push(`${texts.to_go} ${told.eta.toFixed(0)} s`);
-  if (told.loss !== null) parts.push(`${texts.loss} ${told.loss.toFixed(3)}`);
+function facts(run) {
+  const parts = [`${run.seconds.toFixed(0)} s`];
+  if (run.eta !== null) parts.push(`${texts.to_go} ${run.eta.toFixed(0)} s`);
+  if (run.loss !== null) parts.push(`${texts.loss} ${run.loss.toFixed(3)}`);
   return make("p", "facts", parts.join(" · "));
 }
 
@@ -54,23 +54,23 @@ function curve(losses, steps) {
 
 function draw() {
   const place = element.querySelector(".run");
-  let told;
-  try { told = JSON.parse(props.value || "null"); } catch { told = null; }
-  if (!told) {
+  let run;
+  try { run = JSON.parse(props.value || "null"); } catch { run = null; }
+  if (!run) {
     place.replaceChildren(make("p", "said", texts.welcome), make("p", "facts", texts.welcome_more));
     return;
   }
-  place.className = `run ${told.state}`;
-  const said = make("p", "said", sentence(told));
-  said.setAttribute("aria-live", told.state === "running" ? "off" : "polite");
-  const parts = [said, bar(told), facts(told)];
-  for (const hint of told.hints) parts.push(make("p", "hint", hint));
-  if (told.losses.length > 1) parts.push(curve(told.losses, told.steps));
-  if (told.layers.length) {
+  place.className = `run ${run.state}`;
+  const said = make("p", "said", sentence(run));
+  said.setAttribute("aria-live", run.state === "running" ? "off" : "polite");
+  const parts = [said, bar(run), facts(run)];
+  for (const hint of run.hints) parts.push(make("p", "hint", hint));
+  if (run.losses.length > 1) parts.push(curve(run.losses, run.steps));
+  if (run.layers.length) {
     const layers = make("details"), list = make("ul", "chips");
-    list.append(...told.layers.map((name) => make("li", "", name)));
+    list.append(...run.layers.map((name) => make("li", "", name)));
     layers.open = place.querySelector("details")?.open ?? false;
-    layers.append(make("summary", "", `${texts.layers}: ${told.layers.length}`), list);
+    layers.append(make("summary", "", `${texts.layers}: ${run.layers.length}`), list);
     parts.push(layers);
   }
   place.replaceChildren(...parts);

@@ -1,0 +1,101 @@
+"""The domains that a visitor keeps: files in a folder, bounded in number and bytes."""
+
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nada.delta import Delta
+from nada.facts import file_name, title
+
+MAX_DOMAINS = 12  # of a visitor
+MAX_BYTES = 512 * 2**20  # of one visitor's domains
+
+
+@dataclass(frozen=True)
+class KeptDomain:
+    """A domain that is kept.
+
+    Args:
+        id: by which a page asks for it.
+        path: its file.
+        base_fingerprint: the fingerprint of the generator it was made from.
+        metadata: what the file says of itself.
+        thumbnails: images of its card, as data URLs.
+    """
+
+    id: str
+    path: Path
+    base_fingerprint: str
+    metadata: dict
+    thumbnails: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What to call it: the target, or what was mixed."""
+        return title(self.metadata)
+
+
+class KeptDomains:
+    """The domains of one visitor by their ids, the oldest first.
+
+    Args:
+        folder: where their files lie.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._domains: dict[str, KeptDomain] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._domains)
+
+    def __iter__(self):
+        return iter(list(self._domains.values()))
+
+    def get(self, id) -> KeptDomain | None:
+        """The domain of an id, which may be anything; None if it is not kept."""
+        return self._domains.get(id) if isinstance(id, str) else None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that are kept."""
+        return [domain.path for domain in self]
+
+    def add(
+        self, delta: Delta, thumbnails: Callable[[Path], Sequence[str]] = lambda path: ()
+    ) -> KeptDomain:
+        """Keep a domain; the oldest go where there are too many or they are too large.
+
+        Args:
+            delta: the domain.
+            thumbnails: draws the images of its card from its file; nothing is kept if it fails.
+        """
+        id = secrets.token_hex(8)
+        path = self.folder / id / file_name(title(delta.metadata))
+        try:
+            delta.save(path)
+            images = tuple(thumbnails(path))
+        except BaseException:
+            shutil.rmtree(path.parent, ignore_errors=True)
+            raise
+        domain = KeptDomain(id, path, delta.base_fingerprint, delta.metadata, images)
+        with self._lock:
+            self._domains[id] = domain
+            sizes = [file.stat().st_size for file in self.files]
+            while len(sizes) > 1 and (len(sizes) > MAX_DOMAINS or sum(sizes) > MAX_BYTES):
+                self._drop(next(iter(self._domains)))
+                sizes.pop(0)
+        return domain
+
+    def forget(self, id: str) -> None:
+        """Let go of a domain, if it is there."""
+        with self._lock:
+            if id in self._domains:
+                self._drop(id)
+
+    def _drop(self, id: str) -> None:
+        shutil.rmtree(self._domains.pop(id).path.parent, ignore_errors=True)
