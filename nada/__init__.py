@@ -11,6 +11,7 @@ __version__ = "1.0.0"
 
 _MODULES = {
     "adapt": ("AdaptConfig", "DivergedError", "Progress"),
+    "augment": ("Augmented", "RandomViews"),
     "checkpoint": ("CheckpointError", "fingerprint", "load_generator", "save_generator"),
     "clip": ("CLIP", "Encoder", "PromptError", "load_clip", "load_clips"),
     "delta": ("Delta", "DeltaError", "blend", "diff"),
@@ -18,13 +19,21 @@ _MODULES = {
     "guidance": (
         "DirectionalLoss",
         "GlobalLoss",
+        "GuidanceConfig",
         "InDomainLoss",
         "WeightedSum",
         "build_loss",
         "image_direction",
         "text_direction",
     ),
-    "layers": ("freeze_all_but", "select_by_gradient", "select_by_w_shift"),
+    "layers": (
+        "SELECTORS",
+        "SelectionConfig",
+        "freeze_all_but",
+        "select_by_gradient",
+        "select_by_w_shift",
+    ),
+    "presets": ("PRESETS", "Preset", "prepare", "preset_for"),
     "sample": ("image_grid", "parse_seeds", "to_images"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,9 @@ class Backend:
         dtypes: that it works on.
         source: the file to compile; it includes all others.
         parts: all files that the build depends on.
+        flags: gives the compiler's flags beside PyTorch's own.
+        facts: gives what else of this machine the build depends on.
+        missing: says in a sentence what it lacks here, None if nothing is known to be missing.
     """
 
     name: str
@@ -47,29 +51,12 @@ class Backend:
     dtypes: tuple[torch.dtype, ...]
     source: str
     parts: tuple[str, ...]
+    flags: Callable[[], list[str]]
+    facts: Callable[[], list[object]]
+    missing: Callable[[], str | None]
 
 
-CPP = Backend(
-    "cpp",
-    "cpu",
-    (torch.float32, torch.float64, torch.bfloat16),
-    "cpp/ops.cpp",
-    ("interface.h", "cpp/ops.cpp"),
-)
-CUDA = Backend(
-    "cuda",
-    "cuda",
-    (torch.float32, torch.float64, torch.bfloat16, torch.float16),
-    "cuda/binding.cu",
-    ("interface.h", "cuda/kernels.cuh", "cuda/binding.cu"),
-)
-BACKENDS = {backend.name: backend for backend in (CPP, CUDA)}
-
-
-def flags(backend: Backend) -> list[str]:
-    """The compiler's flags beside PyTorch's own."""
-    if backend is CUDA:
-        return ["-O3"]
+def _cpp_flags() -> list[str]:
     if sys.platform == "win32":
         return ["/O2", "/openmp:experimental"]
     # OpenMP only where compilers have it: the functions then come from the one that PyTorch loaded
@@ -85,26 +72,69 @@ def _vector_flags() -> list[str]:
     return known.get(torch.backends.cpu.get_cpu_capability(), [])
 
 
+def _cuda_facts() -> list[object]:
+    devices = range(torch.cuda.device_count())
+    capabilities = sorted({torch.cuda.get_device_capability(device) for device in devices})
+    return [torch.version.cuda, os.environ.get("TORCH_CUDA_ARCH_LIST"), capabilities]
+
+
+def _cuda_missing() -> str | None:
+    if torch.version.cuda is None:
+        return "cuda: this PyTorch was built without CUDA; install one with it to use a GPU."
+    if not torch.cuda.is_available():
+        return "cuda: PyTorch finds no CUDA device; check `nvidia-smi` and the driver."
+    if _nvcc() is None:
+        return (
+            "cuda: there is no nvcc; install the CUDA toolkit "
+            f"{torch.version.cuda} and set CUDA_HOME to its folder."
+        )
+    return None
+
+
+def _nvcc() -> str | None:
+    """nvcc where PyTorch will look for it: CUDA_HOME before PATH before the usual place."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if home is None:
+        return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    return shutil.which(str(Path(home) / "bin" / "nvcc"))
+
+
+CPP = Backend(
+    name="cpp",
+    device_type="cpu",
+    dtypes=(torch.float32, torch.float64, torch.bfloat16),
+    source="cpp/ops.cpp",
+    parts=("interface.h", "cpp/ops.cpp"),
+    flags=_cpp_flags,
+    facts=lambda: [],
+    missing=lambda: None,
+)
+CUDA = Backend(
+    name="cuda",
+    device_type="cuda",
+    dtypes=(torch.float32, torch.float64, torch.bfloat16, torch.float16),
+    source="cuda/binding.cu",
+    parts=("interface.h", "cuda/kernels.cuh", "cuda/binding.cu"),
+    flags=lambda: ["-O3"],
+    facts=_cuda_facts,
+    missing=_cuda_missing,
+)
+BACKENDS = {backend.name: backend for backend in (CPP, CUDA)}
+
+
 def folder(backend: Backend) -> Path:
     """Where the build of `backend` lies or would lie."""
     digest = hashlib.sha256()
     for part in backend.parts:
         digest.update((HERE / part).read_bytes())
-    facts: list[object] = [torch.__version__, platform.system(), platform.machine(), flags(backend)]
-    if backend is CUDA:
-        facts += [torch.version.cuda, os.environ.get("TORCH_CUDA_ARCH_LIST"), _capabilities()]
-    digest.update(repr(facts).encode())
+    machine = [torch.__version__, platform.system(), platform.machine()]
+    digest.update(repr([*machine, backend.flags(), *backend.facts()]).encode())
     return _root() / f"nada_op_{backend.name}_{digest.hexdigest()[:12]}"
 
 
 def _root() -> Path:
     chosen = os.environ.get("TORCH_EXTENSIONS_DIR")
     return Path(chosen or torch._appdirs.user_cache_dir(appname="torch_extensions"))
-
-
-def _capabilities() -> list[tuple[int, int]]:
-    devices = range(torch.cuda.device_count())
-    return sorted({torch.cuda.get_device_capability(device) for device in devices})
 
 
 def library_path(backend: Backend) -> Path | None:
@@ -118,16 +148,8 @@ def library_path(backend: Backend) -> Path | None:
 
 def missing(backend: Backend) -> str | None:
     """Why a build need not be tried, in one sentence; None if nothing is known to be missing."""
-    if backend is CUDA:
-        if torch.version.cuda is None:
-            return "cuda: this PyTorch was built without CUDA; install one with it to use a GPU."
-        if not torch.cuda.is_available():
-            return "cuda: PyTorch finds no CUDA device; check `nvidia-smi` and the driver."
-        if _nvcc() is None:
-            return (
-                "cuda: there is no nvcc; install the CUDA toolkit "
-                f"{torch.version.cuda} and set CUDA_HOME to its folder."
-            )
+    if reason := backend.missing():
+        return reason
     if _compiler() is None:
         return f"{backend.name}: there is no C++ compiler; install g++ or set CXX to one."
     if shutil.which("ninja", path=_path()) is None:
@@ -138,14 +160,6 @@ def missing(backend: Backend) -> str | None:
 def _compiler() -> str | None:
     default = "cl" if sys.platform == "win32" else "c++"
     return shutil.which(os.environ.get("CXX", default).split()[0])
-
-
-def _nvcc() -> str | None:
-    """nvcc where PyTorch will look for it: CUDA_HOME before PATH before the usual place."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    if home is None:
-        return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
-    return shutil.which(str(Path(home) / "bin" / "nvcc"))
 
 
 def _path() -> str:
@@ -213,12 +227,12 @@ def _compile(backend: Backend, place: Path) -> Path:
     os.environ["PATH"] = _path()
     # what a process that was killed while it built left behind, and the next would wait for
     (place / "lock").unlink(missing_ok=True)
-    own = flags(backend)
+    own = backend.flags()
     cpp_extension.load(
         name=place.name,
         sources=[str(HERE / backend.source)],
-        extra_cflags=[] if backend is CUDA else own,
-        extra_cuda_cflags=own if backend is CUDA else [],
+        extra_cflags=own,  # of C++ sources
+        extra_cuda_cflags=own,  # of CUDA's
         build_directory=str(place),
         is_python_module=False,
     )

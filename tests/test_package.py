@@ -93,7 +93,8 @@ def test_without_the_bundled_weights_a_sentence_says_how_to_install(monkeypatch,
 def test_every_name_is_there():
     assert nada.__all__ == sorted(set(nada.__all__)) and set(nada.__all__) <= set(dir(nada))
     for name in nada.__all__:
-        assert getattr(nada, name).__module__.startswith("nada.")
+        home = importlib.import_module(f"nada.{nada._HOME[name]}")
+        assert getattr(nada, name) is getattr(home, name)
     with pytest.raises(AttributeError, match="no attribute 'load_generators'"):
         nada.load_generators  # noqa: B018
 
