@@ -273,9 +273,9 @@ def add_domain(commands) -> None:
 
 def run_domain(args: argparse.Namespace) -> int:
     """Read, print."""
-    told = describe(Delta.load(args.file), fingerprint(load_generator(args.generator)))
-    lines = "\n".join(f"{name}: {value}" for name, value in told.items() if value is not None)
-    _say(args.json, lines, told)
+    facts = describe(Delta.load(args.file), fingerprint(load_generator(args.generator)))
+    lines = "\n".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
+    _say(args.json, lines, facts)
     return 0
 
 
@@ -287,8 +287,8 @@ def add_info(commands) -> None:
 
 def run_info(args: argparse.Namespace) -> int:
     """Load, print."""
-    told = Service(Options(args.generator, args.clip, args.device)).info()
-    _say(args.json, "\n".join(f"{name}: {value}" for name, value in told.items()), told)
+    facts = Service(Options(args.generator, args.clip, args.device)).info()
+    _say(args.json, "\n".join(f"{name}: {value}" for name, value in facts.items()), facts)
     return 0
 
 

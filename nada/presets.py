@@ -192,8 +192,8 @@ def suggestion(base: str, target: str) -> dict:
 
     An example fits when its target and the given one are the same but for case and spaces.
     """
-    wanted = " ".join(target.casefold().split())
+    spoken = " ".join(target.casefold().split())
     for entry in examples(base):
-        if entry["target"].casefold() == wanted:
+        if entry["target"].casefold() == spoken:
             return {name: entry[name] for name in ("steps", "k") if name in entry}
     return {}

@@ -29,15 +29,15 @@ def hints(models: ServedModels, base: str, preset: Preset, settings: dict) -> li
 
 def preset_hint(models: ServedModels, base: str, preset: Preset, settings: dict) -> str:
     """Which steps and k suit the target, where they are known and others are set."""
-    wanted = suggestion(base, settings["target"])
+    suited = suggestion(base, settings["target"])
     most = len(preset.config.layers(models.generator))
-    if "k" in wanted:
-        wanted["k"] = min(wanted["k"], most)
-    differ = {name: value for name, value in wanted.items() if settings.get(name) != value}
+    if "k" in suited:
+        suited["k"] = min(suited["k"], most)
+    differ = {name: value for name, value in suited.items() if settings.get(name) != value}
     if not differ and settings.get("steps", 0) >= 4 * preset.config.steps:
         differ = {"steps": preset.config.steps}
     if not differ:
         return ""
-    told = " and ".join(f"{'k ' if n == 'k' else ''}{v}{' steps' if n == 'steps' else ''}"
+    changes = " and ".join(f"{'k ' if n == 'k' else ''}{v}{' steps' if n == 'steps' else ''}"
                         for n, v in differ.items())  # fmt: skip
-    return f"For {quote(settings['target'])}, {told} would suit."
+    return f"For {quote(settings['target'])}, {changes} would suit."

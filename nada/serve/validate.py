@@ -141,22 +141,22 @@ def check_seeds(text) -> list[int]:
         raise BadInput("seeds", str(error)) from error
 
 
-def check_file(field: str, told) -> Path:
-    """The path of an uploaded file as the server has stored it; BadInput if it is none.
+def check_file(field: str, upload) -> Path:
+    """The path of an uploaded file as the server has stored it; BadInput if it is not.
 
     Only what is marked as an upload is one: of those the server has checked that they lie where
     uploads do. Any other path is a stranger's.
     """
-    upload = isinstance(told, dict) and told.get("meta") == {"_type": "gradio.FileData"}
-    if not upload or not isinstance(told.get("path"), str):
-        raise BadInput(field, f"The domain file is {quote(told)}; upload a .safetensors file.")
-    return Path(told["path"])
+    stored = isinstance(upload, dict) and upload.get("meta") == {"_type": "gradio.FileData"}
+    if not stored or not isinstance(upload.get("path"), str):
+        raise BadInput(field, f"The domain file is {quote(upload)}; upload a .safetensors file.")
+    return Path(upload["path"])
 
 
-def check_domain(field: str, told) -> Delta:
+def check_domain(field: str, upload) -> Delta:
     """The domain in an uploaded file; BadInput with the reason if it cannot be used."""
     try:
-        return Delta.load(check_file(field, told))
+        return Delta.load(check_file(field, upload))
     except DeltaError as error:
         raise BadInput(field, str(error)) from error
 
