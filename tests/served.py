@@ -64,9 +64,11 @@ def serve_app(
     command = [sys.executable, *program, "--port", str(port), "--device", "cpu", *arguments]
     log = folder / "log"
     environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder / "cache"),
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GRADIO_TEMP_DIR": str(folder / "cache"),
         **(environment or {}),
-    }  # fmt: skip
+    }
     with log.open("w") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
     server = Server(process, port, log)

@@ -371,5 +371,7 @@ def test_a_contact_sheet_has_a_strip_for_each_label():
     sheet = contact_sheet({**rows, "c": rows["a"]}, columns=2)
     assert sheet.size == (2 * (110 + 3 * 16), 2 * 16)
     assert [sheet.getpixel(at) for at in ((120, 8), (120, 24), (278, 8))] == [
-        (0, 0, 0), (255, 255, 255), (0, 0, 0),
-    ]  # fmt: skip
+        (0, 0, 0),
+        (255, 255, 255),
+        (0, 0, 0),
+    ]

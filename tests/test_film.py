@@ -47,8 +47,10 @@ def test_the_file_shows_the_pictures(tmp_path, generator):
     with av.open(str(tmp_path / "film.mp4")) as film:
         (stream,) = film.streams
         assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == (
-            "h264", "yuv420p", FPS,
-        )  # fmt: skip
+            "h264",
+            "yuv420p",
+            FPS,
+        )
         decoded = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
     assert len(decoded) == 12 and decoded[0].shape == (256, 256, 3)
     big = torch.nn.functional.interpolate(pictures, scale_factor=16, mode="bicubic")

@@ -58,9 +58,11 @@ def test_frechet_distance_is_that_of_the_fitted_gaussians():
     assert frechet_distance(a, wide) == pytest.approx(np.trace(np.cov(a.numpy().T)))
     b = torch.randn(40, 3, generator=generator).double() @ torch.randn(3, 3).double()
     values = np.linalg.eigvals(np.cov(a.numpy().T) @ np.cov(b.numpy().T))
-    expected = ((a.mean(0) - b.mean(0)) ** 2).sum().item() + np.trace(
-        np.cov(a.numpy().T) + np.cov(b.numpy().T)
-    ) - 2 * np.sqrt(values.real).sum()  # fmt: skip
+    expected = (
+        ((a.mean(0) - b.mean(0)) ** 2).sum().item()
+        + np.trace(np.cov(a.numpy().T) + np.cov(b.numpy().T))
+        - 2 * np.sqrt(values.real).sum()
+    )
     assert frechet_distance(a, b) == pytest.approx(expected)
 
 

@@ -248,9 +248,10 @@ def test_nothing_serious_keeps_people_out(page, scheme):
     found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
     serious = {
         (one["id"], node["html"][:200])
-        for one in found if one["impact"] in ("serious", "critical")
+        for one in found
+        if one["impact"] in ("serious", "critical")
         for node in one["nodes"]
-    }  # fmt: skip
+    }
     assert not serious
 
 

@@ -296,8 +296,9 @@ def test_the_examples_run_as_printed(tmp_path, bundled):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for line in printed.strip().splitlines():
         command = line.replace("python ", f"{sys.executable} ", 1)
-        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True,
-                              timeout=280)  # fmt: skip
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=280
+        )
         assert done.returncode == 0, (line, done.stderr)
     assert "fits: True" in done.stdout and "title: zombie + pencil sketch" in done.stdout
     names = {path.name for path in tmp_path.iterdir()}

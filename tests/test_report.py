@@ -132,8 +132,10 @@ def test_stops_are_told_with_what_they_cost(folder):
     head = cells(table, "case")
     best, rule, last = (cells(table, "plain", name) for name in ("best", "plateau", "last"))
     assert [row[head.index("at step")] for row in (best, rule, last)] == [
-        "20 ± 0", "30 ± 0", "40 ± 0",
-    ]  # fmt: skip
+        "20 ± 0",
+        "30 ± 0",
+        "40 ± 0",
+    ]
     by_seed = [mean((0.50, 0.40)), mean((0.54, 0.44))]
     for row, extra in ((best, 0.0), (rule, 0.1), (last, 0.2)):
         assert row[head.index("lp")] == f"{mean(by_seed) + extra:.3f} ± {stdev(by_seed):.3f}"

@@ -150,8 +150,10 @@ def test_a_description_tells_what_the_file_says_and_whether_it_fits(generator):
     assert describe(domain(), own)["fits"] is False
 
 
-@pytest.mark.parametrize("facts", [{}, {"config": 7}, {"blend": 3}, {"target": None},
-                                   {"blend": [3]}, {"target": "x" * 10_000}])  # fmt: skip
+@pytest.mark.parametrize(
+    "facts",
+    [{}, {"config": 7}, {"blend": 3}, {"target": None}, {"blend": [3]}, {"target": "x" * 10_000}],
+)
 def test_a_strangers_metadata_can_be_shown(facts):
     told = describe(Delta("a" * 64, {}, facts), "b" * 64)
     assert 0 < len(told["title"]) <= 80 and told["seed"] is None

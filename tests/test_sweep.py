@@ -520,8 +520,10 @@ def test_a_local_ray_gives_what_a_run_here_gives(models, tmp_path, capsys, monke
     assert files == sorted(path.name for path in (tmp_path / "here").iterdir())
     there = json.loads((out / "runs" / run.id / "result.json").read_text())
     assert figures_of(there) == figures_of(json.loads(json.dumps(here)))
-    here, there = (Delta.load(path / "delta.safetensors").tensors
-                   for path in (tmp_path / "here", out / "runs" / run.id))  # fmt: skip
+    here, there = (
+        Delta.load(path / "delta.safetensors").tensors
+        for path in (tmp_path / "here", out / "runs" / run.id)
+    )
     assert here.keys() == there.keys()
     assert all(torch.equal(here[key], there[key]) for key in here)
 

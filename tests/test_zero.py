@@ -35,8 +35,9 @@ def test_runs_and_pictures_are_those_of_a_plain_server(client, zero, server):
     plain = connect(server)
     other = Delta.load(adapt(plain)[2])
     plain.close()
-    assert all(torch.equal(Delta.load(file).tensors[key], other.tensors[key])
-               for key in other.tensors)  # fmt: skip
+    assert all(
+        torch.equal(Delta.load(file).tensors[key], other.tensors[key]) for key in other.tensors
+    )
     picture = client.predict(seeds="1-4", domain_file=handle_file(file), api_name="/sample")
     base = load_generator(zero.log.parent / "generator.safetensors")
     expected = sample(blend(base, [(Delta.load(file), 1.0)]), [1, 2, 3, 4])
