@@ -4,7 +4,6 @@ import json
 import random
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -29,15 +28,6 @@ from nada.demo.render import FACTORS, PARTS, Z_DIM, draw, factors_of, portrait
 from nada.demo.styles import ATTRIBUTE_EDITS, STYLE_NAMES, STYLES, draw_attribute, render
 from nada.demo.train_clip import CompactVocabulary, contrastive
 from nada.demo.train_generator import grow
-from nada.experiments.evaluate import (
-    Row,
-    colours_kept,
-    contact_sheet,
-    distance_to_truth,
-    masks,
-    summary,
-    table,
-)
 from nada.sample import latents
 
 
@@ -333,45 +323,3 @@ def test_a_forger_adapts_a_copy_against_clip_and_tells_the_truth_about_it(monkey
     fresh, ideal = slice(0, FRESH), slice(FRESH, 2 * FRESH)
     assert rounds[0]["length"][fresh].max() < 1e-3 < rounds[3]["length"][fresh].min()
     assert rounds[3]["cosine"][ideal].min() > 0.9 > rounds[3]["cosine"][fresh].max()
-
-
-# Measures of the evaluation
-
-
-def test_distance_to_truth_ignores_what_lies_within_four_pixels():
-    truth = torch.zeros(1, 3, 8, 8)
-    shifted = truth.clone()
-    shifted[..., 0, 0], shifted[..., 0, 1] = 1.0, -1.0
-    assert distance_to_truth(shifted, truth) == 0
-    assert distance_to_truth(truth + 0.5, truth) == pytest.approx(0.5)
-
-
-def test_colours_count_as_kept_where_the_style_leaves_them():
-    z = some_z(24)
-    where, photos = masks(z, 32), render(z, "photo", 32)
-    devil, cat = render(z, "devil", 32), render(z, "cat", 32)  # a cat keeps the backdrop
-    assert colours_kept(where, photos, photos, photos, devil)["skin"] is None
-    assert colours_kept(where, photos, photos, photos, cat)["backdrop"] == 1
-    repainted = photos.clone()
-    repainted[:12] = -photos[:12]
-    kept = colours_kept(where, photos, repainted, photos, cat)["backdrop"]
-    assert 0.5 <= kept < 0.7  # half of them, and the greys, which have no other side
-
-
-def test_a_table_leaves_out_what_a_style_does_not_leave():
-    row = Row("clown", 0, 0, 0.5, 0.7, 0.4, 0.9, 0.8, 1.0, 0.97, None, None, 1.0, 12.0)
-    text = table([row, replace(row, seed=1, judged=1.0, backdrop=None)])
-    assert "| clown | 0% ± 0% | 75% ± 25% | 0.70 ± 0.00 |" in text
-    assert "| 97% | – | – |" in text
-    assert "0 of 1" in summary([row])[0] and "backdrop 97%" in summary([row])[0]
-
-
-def test_a_contact_sheet_has_a_strip_for_each_label():
-    rows = {name: torch.full((3, 3, 16, 16), value) for name, value in (("a", -1.0), ("b", 1.0))}
-    sheet = contact_sheet({**rows, "c": rows["a"]}, columns=2)
-    assert sheet.size == (2 * (110 + 3 * 16), 2 * 16)
-    assert [sheet.getpixel(at) for at in ((120, 8), (120, 24), (278, 8))] == [
-        (0, 0, 0),
-        (255, 255, 255),
-        (0, 0, 0),
-    ]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from statistics import mean, stdev
 from xml.etree import ElementTree
@@ -12,16 +13,9 @@ from PIL import Image
 from nada import experiments
 from nada.__main__ import main
 from nada.checkpoint import CHECKPOINTS, fingerprint, load_generator
-from nada.experiments.report import (
-    FIGURES,
-    at_step,
-    fill_in,
-    load_results,
-    of_whole_seeds,
-    paired,
-    signed,
-    write_report,
-)
+from nada.experiments.figures import FIGURES, at_step, of_whole_seeds, paired, signed
+from nada.experiments.folder import finished
+from nada.experiments.report import fill_in, write_report
 
 LP = {  # case, target, seed → LP
     ("plain", "zombie", 0): 0.50, ("plain", "zombie", 1): 0.54,
@@ -151,15 +145,29 @@ def test_layers_are_counted_and_common_settings_told(folder):
 
 
 def test_charts_are_sound_and_show_every_case_and_figure(folder):
+    pytest.importorskip("matplotlib")
     text = write_report(folder).read_text()
     for kind in ("figures", "curves"):
         assert f"![One \\| two: {kind}](figures/test-1-{kind}.svg)" in text
         chart = ElementTree.parse(folder / f"figures/test-1-{kind}.svg").getroot()
         texts = {element.text for element in chart.iter() if element.tag.endswith("text")}
         assert {"plain", "changed", "lp ↓", "quality ↑"} <= texts
-        width, height = float(chart.get("width")), float(chart.get("height"))
-        for dot in (e for e in chart.iter() if e.tag.endswith("circle")):
-            assert 0 < float(dot.get("cx")) < width and 0 < float(dot.get("cy")) < height
+        width, height = (float(chart.get(side).removesuffix("pt")) for side in ("width", "height"))
+        marks = [element for element in chart.iter() if element.tag.endswith("use")]
+        marks = [mark for mark in marks if mark.get("x") != "0"]  # bands have whole coordinates
+        assert marks
+        for mark in marks:
+            assert 0 < float(mark.get("x")) < width and 0 < float(mark.get("y")) < height
+
+
+def test_without_matplotlib_there_is_a_report_and_a_sentence(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # import fails
+    assert main(["report", str(folder)]) == 0
+    assert 'pip install "stylegan-nada[reports]"' in capsys.readouterr().err
+    text = (folder / "report.md").read_text()
+    assert "| changed |" in text and ".svg" not in text and "test-1-people.png" in text
+    (folder / "figures/test-1-curves.svg").write_text("drawn elsewhere")
+    assert "(figures/test-1-curves.svg)" in write_report(folder).read_text()
 
 
 def test_people_of_one_seed_stand_below_each_other(folder):
@@ -225,7 +233,7 @@ def test_the_order_of_runs_does_not_matter_and_a_run_without_a_result_does_not_c
         (folder / f"moved-{name}").rename(folder / "runs" / name)
     (folder / "runs" / "devil-2-changed").mkdir()
     assert write_report(folder).read_bytes() == text
-    assert len(load_results(folder)) == len(LP)
+    assert len(finished(folder)) == len(LP)
 
 
 def test_a_seed_that_lacks_targets_does_not_count_yet():
@@ -237,8 +245,20 @@ def test_a_seed_that_lacks_targets_does_not_count_yet():
 
 
 def test_a_curve_is_read_at_a_step():
-    assert at_step({"step": [0, 5], "lp": [1.0, 0.5]}, 5) == {"lp": 0.5}
-    assert all(figure.name == name for name, figure in FIGURES.items())
+    run = {"seed": 1, "target": "a", "curve": {"step": [0, 5], "lp": [1.0, 0.5]}}
+    assert at_step(run, 5) == {"seed": 1, "target": "a", "figures": {"lp": 0.5}}
+
+
+def test_every_figure_has_a_name_of_its_own_and_a_form_that_formats():
+    assert len({figure.name for figure in FIGURES}) == len(FIGURES)
+    assert all(format(0.5, figure.form) and figure.better in (-1, 0, 1) for figure in FIGURES)
+
+
+def test_every_figure_of_the_projects_runs_is_told(folder):
+    """What a trial measures stands in a table, and in no table what no trial measures."""
+    measured = {name for run in finished(RESULTS).values() for name in run["figures"]}
+    told = {figure.name for figure in FIGURES}
+    assert told <= measured and measured - told == {"judged_before", "diversity_truth"}
 
 
 def test_a_folder_without_a_sweep_is_told_in_a_sentence(tmp_path, capsys, folder):

@@ -15,16 +15,18 @@ import torch
 
 from nada.__main__ import main
 from nada.adapt import DivergedError, adapt
-from nada.checkpoint import load_generator, save_generator, write_safetensors
+from nada.checkpoint import save_generator, write_safetensors
 from nada.clip import save_clip
 from nada.delta import Delta, blend
 from nada.demo.judge import Judge
 from nada.demo.render import Z_DIM
 from nada.experiments import spec as specs
+from nada.experiments.folder import read_summary
+from nada.experiments.measure import Ensemble, Probe
 from nada.experiments.report import write_report
 from nada.experiments.spec import SpecError, load_spec, parse, settle
 from nada.experiments.stopping import knee, past_plateau, plateau
-from nada.experiments.sweep import Ensemble, Probe, TrialModels, frozen_twin, perform
+from nada.experiments.trial import frozen_twin, perform
 from nada.experiments.variants import (
     CachingGenerator,
     RandomLayers,
@@ -32,6 +34,7 @@ from nada.experiments.variants import (
     select_by_w_shift_off_by_one,
     with_noise,
 )
+from nada.experiments.workbench import Workbench
 from nada.generator import Generator
 from nada.guidance import target_loss
 from nada.layers import candidates, w_shifts
@@ -51,6 +54,11 @@ def models(tmp_path_factory, clip_tiny) -> Path:
     torch.manual_seed(0)
     write_safetensors(Judge().state_dict(), folder / "judge.safetensors", {})
     return folder
+
+
+@pytest.fixture(scope="module")
+def workbench() -> Workbench:
+    return Workbench("cpu")
 
 
 def table(models: Path, **more) -> dict:
@@ -176,10 +184,31 @@ def test_a_file_that_cannot_be_read_is_told_in_a_sentence(tmp_path):
         load_spec(tmp_path / "bad.toml")
 
 
+PLANS = sorted((specs.FOLDER / "results" / "plans").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_the_runs_that_were_done_are_those_of_the_specifications(path):
+    """Names of runs stay: a changed one would have its run done again, and its result forgotten."""
+    plan, done = json.loads(path.read_text()), read_summary(path.parent.parent)
+    expected = {
+        (group["title"], case["name"]): case["runs"]
+        for group in plan["groups"]
+        for case in group["cases"]
+    }
+    found = {
+        (group.title, case.name): [trial.id for trial in case.runs]
+        for group in load_spec(path.stem).groups
+        for case in group.cases
+    }
+    assert found == expected
+    assert {key for keys in expected.values() for key in keys} <= set(done)
+
+
 # Variants
 
 
-def test_lots_fall_on_all_layers_alike_and_follow_the_seed(generator):
+def test_random_layers_are_all_alike_and_follow_the_seed(generator):
     z, names = torch.zeros(1, generator.z_dim), candidates(generator)
     draw = RandomLayers(3)
     draws = [tuple(draw(generator, z, k=2, objective=None)) for _ in range(500)]
@@ -243,15 +272,13 @@ def test_noise_is_added_to_a_copy_and_of_no_strength_is_none(generator):
     assert with_noise(generator, 0.0) is generator
 
 
-def test_twins_with_noise_of_their_own_learn_something_else(models, tmp_path):
+def test_twins_with_noise_of_their_own_learn_something_else(models, workbench, tmp_path):
     shared, own = (only_run(models, noise_strength=0.5, noise=n) for n in ("shared", "independent"))
-    results = [perform(run, tmp_path / run.settings["noise"]) for run in (shared, own)]
+    results = [perform(run, tmp_path / run.settings["noise"], workbench) for run in (shared, own)]
     assert results[0]["figures"] != results[1]["figures"]
-    without = perform(only_run(models), tmp_path / "without")
+    without = perform(only_run(models), tmp_path / "without", workbench)
     assert "noise_strength" in shared.settings and without["figures"] != results[0]["figures"]
-    assert TrialModels.of(shared, "cpu").digests(shared) == TrialModels.of(
-        only_run(models), "cpu"
-    ).digests(only_run(models))
+    assert workbench.digests(shared) == workbench.digests(only_run(models))
 
 
 def test_a_recalling_twin_draws_the_same_thing_once(generator, monkeypatch):
@@ -281,11 +308,11 @@ def test_a_recalling_twin_forgets_the_oldest_pictures_for_want_of_room(generator
     twin.synthesis(latents[2], noise), twin.synthesis(latents[1], noise)
 
 
-def test_a_run_recalls_pictures_only_where_there_is_room_for_all(models, monkeypatch):
-    base = load_generator(models / "generator.safetensors")
-    assert type(frozen_twin(only_run(models), base)) is CachingGenerator
+def test_a_run_recalls_pictures_only_where_there_is_room_for_all(models, workbench, monkeypatch):
+    run = only_run(models)
+    assert type(frozen_twin(run, workbench)) is CachingGenerator
     monkeypatch.setattr(CachingGenerator, "ROOM", 100)
-    assert frozen_twin(only_run(models), base) is base
+    assert frozen_twin(run, workbench) is workbench.base(run)
 
 
 # When to stop
@@ -326,9 +353,11 @@ def test_an_ensembles_cosine_is_the_mean_of_its_models(clip_tiny, clip_a):
     assert torch.allclose(together @ together.T, expected, atol=1e-6)
 
 
-def test_a_run_leaves_what_it_measured_and_the_weights_that_it_measured(models, tmp_path):
+def test_a_run_leaves_what_it_measured_and_the_weights_that_it_measured(
+    models, workbench, tmp_path
+):
     run = only_run(models, k=2, method="w_shift")
-    result = perform(run, tmp_path / "run")
+    result = perform(run, tmp_path / "run", workbench)
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files == {
         "settings.json",
@@ -342,46 +371,45 @@ def test_a_run_leaves_what_it_measured_and_the_weights_that_it_measured(models, 
     assert [look["step"] for look in curve] == [0, 2, 3] and len(curve[1]["layers"]) == 2
     assert curve[0]["lp"] == 1 and curve[0]["identity"] == 1 and curve[0]["diversity"] == 1
 
-    loaded = TrialModels.of(run, "cpu")
-    adapted = blend(loaded.base, [(Delta.load(tmp_path / "run/delta.safetensors"), 1.0)])
-    gauge = Probe(loaded, run.target, run.measure.people)
-    measured = gauge(adapted)
+    observer = workbench.observer(run)
+    adapted = blend(observer.base, [(Delta.load(tmp_path / "run/delta.safetensors"), 1.0)])
+    measured = Probe(observer, run.target, run.measure.people)(adapted)
     assert {name: curve[-1][name] for name in measured} == pytest.approx(measured, abs=1e-6)
     assert measured["lp"] != 1
 
 
-def test_the_same_run_gives_the_same_result(models, tmp_path):
+def test_the_same_run_gives_the_same_result(models, workbench, tmp_path):
     run = only_run(
         models, noise="independent", crossover="unpaired", mixing=0.9, method="random", k=2
     )
-    first, second = (figures_of(perform(run, tmp_path / str(i))) for i in range(2))
+    first, second = (figures_of(perform(run, tmp_path / str(i), workbench)) for i in range(2))
     assert first == second
-    usual = perform(only_run(models, method="random", k=2), tmp_path / "usual")
+    usual = perform(only_run(models, method="random", k=2), tmp_path / "usual", workbench)
     assert usual["layers"] == first["layers"] and usual["figures"] != first["figures"]
 
 
-def test_a_run_that_diverges_is_a_result(models, tmp_path, monkeypatch):
+def test_a_run_that_diverges_is_a_result(models, workbench, tmp_path, monkeypatch):
     def diverging(*arguments):
         for progress in adapt(*arguments):
             yield progress
             if progress.step == 2:
                 raise DivergedError("The run stopped in step 3.")
 
-    monkeypatch.setattr("nada.experiments.sweep.adapt", diverging)
-    result = perform(only_run(models), tmp_path / "run")
+    monkeypatch.setattr("nada.experiments.trial.adapt", diverging)
+    result = perform(only_run(models), tmp_path / "run", workbench)
     assert result["diverged"] == "The run stopped in step 3." and result["steps_done"] == 2
     monkeypatch.undo()
-    short = perform(only_run(models, steps=2), tmp_path / "short")
+    short = perform(only_run(models, steps=2), tmp_path / "short", workbench)
     assert 0 < result["figures"]["lp"] != 1 and short["diverged"] is None
     assert (tmp_path / "run/result.json").is_file()
 
 
-def test_without_a_judge_clip_alone_measures(models, tmp_path):
+def test_without_a_judge_clip_alone_measures(models, workbench, tmp_path):
     run = only_run(models)
     run = replace(
         run, target="a thing of no known style", measure=replace(run.measure, judge="none")
     )
-    result = perform(run, tmp_path / "run")
+    result = perform(run, tmp_path / "run", workbench)
     assert set(result["figures"]) == {"quality", "identity", "clip_diversity"}
 
 
@@ -445,7 +473,9 @@ def wait_for(condition, seconds: float = 200) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes in /proc")
-def test_a_sweep_goes_on_after_kill_9_and_its_processes_end_with_it(models, tmp_path, capsys):
+def test_a_sweep_goes_on_after_kill_9_and_its_processes_end_with_it(
+    models, workbench, tmp_path, capsys
+):
     spec, out = write_spec(models, tmp_path), tmp_path / "out"
     command = ["sweep", str(spec), "--out", str(out), "--jobs", "1"]
     sweep = subprocess.Popen(
@@ -469,7 +499,7 @@ def test_a_sweep_goes_on_after_kill_9_and_its_processes_end_with_it(models, tmp_
     assert len(results) == 4 and len(list(out.glob("runs/*/error.txt"))) == 1
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     run = load_spec(spec).runs[0]
-    alone = perform(run, tmp_path / "alone")
+    alone = perform(run, tmp_path / "alone", workbench)
     there = json.loads((out / "runs" / run.id / "result.json").read_text())
     assert figures_of(there) == figures_of(json.loads(json.dumps(alone)))
 
@@ -508,14 +538,14 @@ def test_a_dry_sweep_counts_and_does_nothing(models, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_local_ray_gives_what_a_run_here_gives(models, tmp_path, capsys, monkeypatch):
+def test_a_local_ray_gives_what_a_run_here_gives(models, workbench, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RAY_worker_niceness", "0")  # workers would wait for all else here
     spec, out = write_spec(models, tmp_path), tmp_path / "out"
     spec.write_text(spec.read_text().replace("[1, 2, 3, 4]", "[1]"))
     assert main(["sweep", str(spec), "--out", str(out), "--ray", "local"]) == 1
     assert "failed (ValueError: The in-domain term compares" in capsys.readouterr().err
     run = load_spec(spec).runs[0]
-    here = perform(run, tmp_path / "here")
+    here = perform(run, tmp_path / "here", workbench)
     files = sorted(path.name for path in (out / "runs" / run.id).iterdir())
     assert files == sorted(path.name for path in (tmp_path / "here").iterdir())
     there = json.loads((out / "runs" / run.id / "result.json").read_text())

@@ -130,7 +130,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Case:
+class PlannedCase:
     """One line of a comparison: its name, what it sets, and a run for each target and seed."""
 
     name: str
@@ -139,7 +139,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Group:
+class PlannedGroup:
     """A comparison; the first case is what the others are held against.
 
     stopping: whether the report asks when these runs should have stopped.
@@ -147,7 +147,7 @@ class Group:
 
     title: str
     text: str
-    cases: tuple[Case, ...]
+    cases: tuple[PlannedCase, ...]
     stopping: bool = False
 
 
@@ -158,7 +158,7 @@ class Spec:
     name: str
     title: str
     text: str
-    groups: tuple[Group, ...]
+    groups: tuple[PlannedGroup, ...]
     source: str = field(repr=False, default="")
 
     @property
@@ -198,7 +198,7 @@ def parse(data: Mapping, name: str, source: str = "") -> Spec:
     return Spec(name, data.get("title", name), data.get("text", ""), groups, source)
 
 
-def _group(data: Mapping, group: Mapping) -> Group:
+def _group(data: Mapping, group: Mapping) -> PlannedGroup:
     _known(group, KEYS["group"], "A group")
     title = group.get("title", "")
     if not title:
@@ -207,12 +207,13 @@ def _group(data: Mapping, group: Mapping) -> Group:
     cases = []
     for name, varied in _cases(group, title):
         try:
-            cases.append(Case(name, varied, _runs({**data, **_own(data, group)}, common, varied)))
+            runs = _runs({**data, **_own(data, group)}, common, varied)
+            cases.append(PlannedCase(name, varied, runs))
         except ValueError as error:
             raise SpecError(f"In “{title}”, case “{name}”: {error}") from error
     if len({case.name for case in cases}) < len(cases):
         raise SpecError(f"In “{title}” two cases have one name: tell them apart.")
-    return Group(title, group.get("text", ""), tuple(cases), bool(group.get("stopping")))
+    return PlannedGroup(title, group.get("text", ""), tuple(cases), bool(group.get("stopping")))
 
 
 def _own(data: Mapping, group: Mapping) -> dict:

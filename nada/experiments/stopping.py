@@ -5,7 +5,7 @@ climbs steeply and flattens, while pictures move away from what they should be. 
 CLIP's quality alone, so that they work where nobody knows the truth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def knee(steps: Sequence[float], values: Sequence[float]) -> int:
@@ -56,6 +56,29 @@ def past_plateau(steps: Sequence[float], values: Sequence[float], more: float = 
     """
     enough = (1 + more) * plateau(steps, values)
     return next((step for step in steps if step >= enough), steps[-1])
+
+
+RULES: dict[str, Callable[[Sequence[float], Sequence[float]], int]] = {
+    "knee": knee,
+    "plateau": plateau,
+    "half as long again": past_plateau,
+}
+
+
+def stops(curves: Sequence[dict[str, list]], truth: bool) -> dict[str, list[int]]:
+    """For each way to stop, the step at which each run would.
+
+    Args:
+        curves: of each run the steps, CLIP's quality and, where the truth is known, LP.
+        truth: whether it is: the best step is that of the lowest LP.
+    """
+    found = {}
+    if truth:
+        found["best"] = [min(zip(curve["lp"], curve["step"]))[1] for curve in curves]
+    for name, rule in RULES.items():
+        found[name] = [rule(curve["step"], curve["quality"]) for curve in curves]
+    found["last"] = [curve["step"][-1] for curve in curves]
+    return found
 
 
 def _check(steps: Sequence[float], values: Sequence[float]) -> None:
