@@ -39,10 +39,10 @@ def test_pictures_of_the_reference_formulation_are_the_librarys(double, operatio
     torch.testing.assert_close(double.synthesis(ws, noise), expected, rtol=1e-9, atol=1e-9)
 
 
-class Eye(torch.nn.Module):
+class PlainCLIP(torch.nn.Module):
     """A CLIP of a few lines that works in any numbers: OpenAI's holds float32 within."""
 
-    name, resolution = "eye", 16
+    name, resolution = "plain", 16
 
     def __init__(self):
         super().__init__()
@@ -62,10 +62,10 @@ class Eye(torch.nn.Module):
 
 
 def test_w_shifts_of_the_reference_formulation_are_the_librarys():
-    generator, eye = tiny_generator().double(), Eye().double()
+    generator, clip = tiny_generator().double(), PlainCLIP().double()
     z = torch.randn(4, 16).double()
-    expected = reference.w_shifts(generator, z, eye, "sketch")
-    got = w_shifts(generator, z, GlobalLoss(eye, "sketch").double())
+    expected = reference.w_shifts(generator, z, clip, "sketch")
+    got = w_shifts(generator, z, GlobalLoss(clip, "sketch").double())
     assert got == pytest.approx(expected.tolist(), rel=1e-5)
 
 
@@ -82,8 +82,8 @@ def errors_of_gradients(generator) -> dict[str, float]:
     z, direction = torch.randn(2, generator.z_dim), F.normalize(torch.randn(24), dim=0)
 
     def run(numbers, library: bool, precision="fp32"):
-        twin, eye = copy.deepcopy(generator).to(numbers), Eye().to(numbers)
-        loss = DirectionalLoss(eye, direction).to(numbers)
+        twin, clip = copy.deepcopy(generator).to(numbers), PlainCLIP().to(numbers)
+        loss = DirectionalLoss(clip, direction).to(numbers)
         ws = twin.mapping(z.to(numbers))
         source = torch.zeros(2, 3, twin.size, twin.size, dtype=numbers)
 
@@ -172,7 +172,7 @@ def test_variants_take_turns_and_are_counted():
 @pytest.mark.parametrize("at_once, drawn", [(0, [8, 2]), (3, [3, 3, 2, 2]), (1, [1] * 10)])
 def test_the_reference_in_parts_draws_every_picture(small, monkeypatch, at_once, drawn):
     """The same work, whatever memory there is: 8 latents to choose with, 2 pictures to train."""
-    scene, sizes = bench.Scene(16, "random", torch.device("cpu"), at_once), []
+    scene, sizes = bench.BenchScene(16, "random", torch.device("cpu"), at_once), []
     synthesis = reference.synthesis
 
     def watch(generator, ws, *rest, **options):
@@ -180,7 +180,7 @@ def test_the_reference_in_parts_draws_every_picture(small, monkeypatch, at_once,
         return synthesis(generator, ws, *rest, **options)
 
     monkeypatch.setattr(reference, "synthesis", watch)
-    for call in bench.reference(scene, "PLAIN").values():
+    for call in bench.reference_parts(scene, reference.PLAIN).values():
         call()
     assert sizes == drawn
 
@@ -213,9 +213,9 @@ def test_the_command_prints_tables(small, capsys):
 
 def test_the_cheap_variants_of_large_generators_run(small, monkeypatch):
     monkeypatch.setattr(bench, "TRAINING_RESOLUTION", 8)
-    scene = bench.Scene(16, "random", torch.device("cpu"))
+    scene = bench.BenchScene(16, "random", torch.device("cpu"))
     for settings in ({"resolution": 8}, {"resolution": 8, "latent_pool": 1}):
-        for call in bench.ours(scene, **settings).values():
+        for call in bench.library_parts(scene, **settings).values():
             assert call().loss == pytest.approx(1)  # a rate of 0 leaves the twins as they are
 
 

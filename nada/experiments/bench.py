@@ -8,7 +8,6 @@ of its own for each variant.
 
 import argparse
 import copy
-import importlib
 import json
 import platform
 import subprocess
@@ -16,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -29,6 +28,9 @@ import op
 from nada.adapt import AdaptConfig, adapt
 from nada.clip import CLIP, load_clip, openai_clip
 from nada.compute import uses_bf16
+from nada.experiments import reference
+from nada.experiments.reference import Operations
+from nada.experiments.tables import markdown_table
 from nada.generator import Generator, GeneratorConfig
 from nada.guidance import DirectionalLoss, GlobalLoss
 from nada.layers import SELECTION_OPTIONS, select_by_w_shift
@@ -50,7 +52,7 @@ def steps_per_choice() -> int:
     return config.select_every or config.steps
 
 
-class Scene:
+class BenchScene:
     """What all variants share: weights, texts, device.
 
     clip: "random" for ViT-B/32 with random weights, which cost as much as trained ones, or what
@@ -69,21 +71,10 @@ class Scene:
     def _features(self) -> int:
         return self.clip.model.text_projection.shape[1]
 
-    @cached_property
-    def formulation(self):
-        """The reference formulation, which lies with the tests."""
-        try:
-            return importlib.import_module("nada.experiments.reference")
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                "nada/experiments/reference.py is missing; run the benchmark from the folder of "
-                "the whole repository."
-            ) from error
 
-
-def scene_for(size: int, args: argparse.Namespace, device: torch.device) -> Scene:
+def scene_for(size: int, args: argparse.Namespace, device: torch.device) -> BenchScene:
     """What the command's options ask for."""
-    return Scene(size, args.clip, device, args.reference_at_once)
+    return BenchScene(size, args.clip, device, args.reference_at_once)
 
 
 def random_clip() -> CLIP:
@@ -97,32 +88,31 @@ def random_clip() -> CLIP:
 Parts = dict[str, Callable[[], object]]
 
 
-def reference(scene: Scene, operations: str) -> Parts:
+def reference_parts(scene: BenchScene, operations: Operations) -> Parts:
     """The formulation of the papers, with one of its sets of operations.
 
-    A whole batch takes 15 GB at 1024 pixels, and the choice of layers more: `Scene.at_once` has its
-    pictures drawn in parts, which is the same work.
+    A whole batch takes 15 GB at 1024 pixels, and the choice of layers more: `BenchScene.at_once`
+    has its images drawn in parts, which is the same work.
     """
-    r = scene.formulation
-    ops, trainable = getattr(r, operations), copy.deepcopy(scene.frozen)
+    trainable = copy.deepcopy(scene.frozen)
     # Adam's rate is 0 so that random weights do not drift off; it costs the same
-    optimizer = torch.optim.Adam(r.train_everything(trainable), 0.0, (0.0, 0.99))
+    optimizer = torch.optim.Adam(reference.train_everything(trainable), 0.0, (0.0, 0.99))
     one = (scene.frozen, trainable, scene.clip, scene.direction, TARGET, optimizer)
-    z = torch.randn(r.SELECT_BATCH, scene.frozen.z_dim, device=scene.device)
+    z = torch.randn(reference.SELECT_BATCH, scene.frozen.z_dim, device=scene.device)
     batches = [len(part) for part in torch.empty(BATCH).split(scene.at_once or BATCH)]
 
     def choose() -> None:
         for part in z.split(scene.at_once or len(z)):
-            r.w_shifts(trainable, part, scene.clip, TARGET, ops)
+            reference.w_shifts(trainable, part, scene.clip, TARGET, operations)
 
     def train() -> None:
         for batch in batches:
-            r.step(*one, batch, ops, select=False)
+            reference.step(*one, batch, operations, select=False)
 
     return {"choose": choose, "train": train}
 
 
-def ours(scene: Scene, **settings) -> Parts:
+def library_parts(scene: BenchScene, **settings) -> Parts:
     """The library: a run that chooses layers in every second step, so that calls take turns."""
     config = AdaptConfig(steps=100_000, batch=BATCH, lr=0.0, select_every=2, **settings)
     options = replace(SELECTION_OPTIONS, precision=config.precision, resolution=config.resolution)
@@ -136,14 +126,16 @@ def ours(scene: Scene, **settings) -> Parts:
 
 
 STEPS = {
-    "reference": partial(reference, operations="PLAIN"),
-    "reference, depthwise filter": partial(reference, operations="DEPTHWISE"),
-    "reference, fused operations": partial(reference, operations="FUSED"),
-    "ours, fp32": ours,
-    "ours, bf16": partial(ours, precision="bf16"),
-    "ours, bf16, trained at 256": partial(ours, precision="bf16", resolution=TRAINING_RESOLUTION),
+    "reference": partial(reference_parts, operations=reference.PLAIN),
+    "reference, depthwise filter": partial(reference_parts, operations=reference.DEPTHWISE),
+    "reference, fused operations": partial(reference_parts, operations=reference.FUSED),
+    "ours, fp32": library_parts,
+    "ours, bf16": partial(library_parts, precision="bf16"),
+    "ours, bf16, trained at 256": partial(
+        library_parts, precision="bf16", resolution=TRAINING_RESOLUTION
+    ),
     "ours, bf16, trained at 256, latents come round": partial(
-        ours, precision="bf16", resolution=TRAINING_RESOLUTION, latent_pool=1
+        library_parts, precision="bf16", resolution=TRAINING_RESOLUTION, latent_pool=1
     ),
 }
 
@@ -155,16 +147,16 @@ def variants_for(size: int, device: torch.device) -> list[str]:
     return [n for n in names if "fused" not in n or device.type == "cuda"]
 
 
-def drawing(scene: Scene, precision: str | None) -> Callable[[], object]:
+def drawing(scene: BenchScene, precision: str | None) -> Callable[[], object]:
     """SAMPLES pictures by the library, or by the reference for a precision of None."""
     if precision:
         seeds = range(SAMPLES)
         return lambda: sample(scene.frozen, seeds, batch=SAMPLES, precision=precision)
-    r, z = scene.formulation, torch.randn(SAMPLES, scene.frozen.z_dim, device=scene.device)
+    z = torch.randn(SAMPLES, scene.frozen.z_dim, device=scene.device)
 
     @torch.no_grad()
     def draw() -> Tensor:
-        return r.synthesis(scene.frozen, scene.frozen.mapping(z, 0.7))
+        return reference.synthesis(scene.frozen, scene.frozen.mapping(z, 0.7))
 
     return draw
 
@@ -222,14 +214,10 @@ def peak_memory(size: int, name: str, args: argparse.Namespace) -> float:
     words = ["--sizes", str(size), "--clip", args.clip, "--device", args.device, "--only", name]
     words += ["--reference-at-once", str(args.reference_at_once)]
     command = [sys.executable, "-m", "nada", "bench", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=_root())
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"The process for {name} ended early: {done.stderr.strip()[-300:]}")
     return json.loads(done.stdout.splitlines()[-1])["peak_gb"]
-
-
-def _root() -> Path:
-    return Path(__file__).resolve().parents[2]
 
 
 def run_only(size: int, name: str, args: argparse.Namespace) -> dict:
@@ -246,7 +234,7 @@ def run_only(size: int, name: str, args: argparse.Namespace) -> dict:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """A line of the table. every: steps from one choice of layers to the next. seconds: per step,
     choices spread over the steps. ratio, least, most: how many times faster than the reference,
     by the medians and over the rounds. gb: peak of memory.
@@ -277,7 +265,7 @@ def rows_of(
     peaks: dict[str, float],
     every: int,
     compiled: bool,
-) -> list[Row]:
+) -> list[BenchRow]:
     """The table: everything with a choice in each step, then ours with the usual settings'.
 
     compiled: whether the library's filter is no convolution in groups.
@@ -291,7 +279,7 @@ def rows_of(
             for i in range(rounds)
         ]
 
-    def row(name: str, every: int) -> Row:
+    def row(name: str, every: int) -> BenchRow:
         parts = measured[name]
         own, whole = times(parts, every), times(base, 1)
         took = step_seconds({part: m.median for part, m in parts.items()}, every)
@@ -301,44 +289,44 @@ def rows_of(
         peak = peaks["bf16" if "bf16" in name else "fp32"]
         counts = compiled and name.startswith("ours")
         share = flops / took / peak if counts else None
-        return Row(name, every, took, full / took, min(ratios), max(ratios), share,
-                   memory.get(name))  # fmt: skip
+        spread = min(ratios), max(ratios)
+        return BenchRow(name, every, took, full / took, *spread, share, memory.get(name))
 
     often = [row(name, 1) for name in measured]
     return often + [row(name, every) for name in measured if name.startswith("ours")]
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
+def table(rows: Sequence[BenchRow]) -> str:
+    """A line a row, as Markdown."""
     head = ("formulation", "layers chosen", "s per step", "times faster", "over the rounds",
             "share of peak", "memory, GB")  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for r in rows:
-        often = "every step" if r.every == 1 else f"every {r.every} steps"
-        memory = "" if r.gb is None else f"{r.gb:.1f}"
-        share = "" if r.share is None else f"{r.share:.0%}"
-        lines.append(
-            f"| {r.name} | {often} | {r.seconds:.3g} | {r.ratio:.1f} "
-            f"| {r.least:.1f} to {r.most:.1f} | {share} | {memory} |"
-        )
-    return "\n".join(lines)
+    return markdown_table(head, [_cells(row) for row in rows])
+
+
+def _cells(row: BenchRow) -> list[str]:
+    return [
+        row.name,
+        "every step" if row.every == 1 else f"every {row.every} steps",
+        f"{row.seconds:.3g}",
+        f"{row.ratio:.1f}",
+        f"{row.least:.1f} to {row.most:.1f}",
+        "" if row.share is None else f"{row.share:.0%}",
+        "" if row.gb is None else f"{row.gb:.1f}",
+    ]
 
 
 def sampling_table(measured: dict[str, Measured]) -> str:
-    """Markdown."""
-    base = measured["reference"]
-    lines = ["| pictures by | s per picture | times faster | over the rounds |", "|---" * 4 + "|"]
+    """A line for each way to draw, as Markdown."""
+    base, rows = measured["reference"], []
     for name, m in measured.items():
         ratios = [a / b for a, b in zip(base.seconds, m.seconds)]
-        lines.append(
-            f"| {name} | {m.median / SAMPLES:.3g} | {base.median / m.median:.1f} "
-            f"| {min(ratios):.1f} to {max(ratios):.1f} |"
-        )
-    return "\n".join(lines)
+        faster, spread = base.median / m.median, f"{min(ratios):.1f} to {max(ratios):.1f}"
+        rows.append([name, f"{m.median / SAMPLES:.3g}", f"{faster:.1f}", spread])
+    return markdown_table(("pictures by", "s per picture", "times faster", "over the rounds"), rows)
 
 
 def surroundings(device: torch.device) -> dict:
-    """What the numbers hang on."""
+    """What the numbers depend on."""
     return {
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "threads": torch.get_num_threads(),
@@ -357,7 +345,7 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def measure(size: int, args: argparse.Namespace) -> dict:
+def measure_size(size: int, args: argparse.Namespace) -> dict:
     """All figures of one size."""
     device = pick_device(args.device)
     scene = scene_for(size, args, device)
@@ -442,7 +430,7 @@ def run_bench(args: argparse.Namespace) -> int:
         if args.only:
             print(json.dumps(run_only(size, args.only, args)))
             continue
-        result = measure(size, args)
+        result = measure_size(size, args)
         print(json.dumps(as_json(result)) if args.json else show(result), flush=True)
     return 0
 
