@@ -67,6 +67,7 @@ def table(models: Path, **more) -> dict:
     judge = str(models / "judge.safetensors")
     return {
         "generator": str(models / "generator.safetensors"),
+        "preset": "demo",
         "clip": clip,
         "targets": ["zombie"],
         "settings": {"steps": 3, "batch": 2, "select_batch": 2, "views": 0},
@@ -90,7 +91,7 @@ def figures_of(result: dict) -> dict:
 
 
 def small(**more) -> dict:
-    return {"targets": ["a b", "c"], "generator": "g", "seeds": [1, 2], **more}
+    return {"targets": ["a b", "c"], "generator": "g", "preset": "demo", "seeds": [1, 2], **more}
 
 
 def test_a_grid_is_every_combination_and_cases_come_after_it():
@@ -418,6 +419,7 @@ def test_without_a_judge_clip_alone_measures(models, workbench, tmp_path):
 
 SPEC = """
 generator = "{models}/generator.safetensors"
+preset = "demo"
 clip = "{models}/clip.safetensors"
 targets = ["zombie"]
 [settings]
@@ -524,9 +526,9 @@ def test_a_folder_does_not_mix_two_models_of_one_name(models, tmp_path, capsys):
 
 def test_more_layers_than_there_are_stop_a_sweep_before_it_starts(models, tmp_path, capsys):
     spec = write_spec(models, tmp_path)
-    spec.write_text(spec.read_text().replace("[1, 2, 3, 4]", "[1, 99]"))
+    spec.write_text(spec.read_text().replace("[1, 2, 3, 4]", "[1, 9]"))
     assert main(["sweep", str(spec), "--out", str(tmp_path / "out")]) == 2
-    assert "k is 99, but" in capsys.readouterr().err
+    assert "k is 9, but" in capsys.readouterr().err
     assert not (tmp_path / "out/runs").exists()
 
 

@@ -84,6 +84,7 @@ def trials_for(args: argparse.Namespace) -> list[Trial]:
     spec = {
         "generator": args.generator,
         "clip": args.clip,
+        "preset": "demo",
         "targets": args.targets,
         "seeds": list(range(args.runs)),
         "measure": {**measure, **looks},
