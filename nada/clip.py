@@ -196,6 +196,10 @@ def resize(images: Tensor, side: int) -> Tensor:
     """[N, 3, H, W] → float32 [N, 3, side, side]: bicubic, antialiased, the centre of long images.
 
     Values keep their scale and are not clamped; differentiable; nothing is done at the right size.
+
+    Args:
+        images: of any size and floating-point type.
+        side: of the result, in pixels.
     """
     images, (height, width) = images.float(), images.shape[-2:]
     if min(height, width) != side:

@@ -26,6 +26,10 @@ LOSS_SCALE = 2.0**12
 def uses_bf16(precision: str, device: torch.device) -> bool:
     """Whether convolutions on `device` compute in bfloat16: asked for, or "auto" and it is native.
 
+    Args:
+        precision: one of PRECISIONS.
+        device: where the convolutions run.
+
     Raises:
         ValueError: `precision` is not one of PRECISIONS.
     """
@@ -44,14 +48,22 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def convolutions_in(precision: str, device: torch.device) -> AbstractContextManager:
-    """Where generators run: autocast to bfloat16, or nothing."""
+    """The context for generators: autocast to bfloat16, or none.
+
+    Args:
+        precision, device: as `uses_bf16` takes them.
+    """
     if not uses_bf16(precision, device):
         return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16, cache_enabled=False)
 
 
 def clip_in(precision: str, device: torch.device) -> tuple[AbstractContextManager, float]:
-    """Where CLIP runs, and what to multiply its loss with before the backward pass."""
+    """The context for CLIP, and what to multiply its loss with before the backward pass.
+
+    Args:
+        precision, device: as `uses_bf16` takes them.
+    """
     if torch.device(device).type == "cuda" and uses_bf16(precision, device):
         context = torch.autocast(torch.device(device).type, torch.float16, cache_enabled=False)
         return context, LOSS_SCALE
@@ -77,7 +89,12 @@ class SynthesisOptions:
     def synthesize(
         self, generator: Generator, ws: Tensor, noise: str | Sequence[Tensor] = "const"
     ) -> Tensor:
-        """ws [N, num_ws, w_dim] → [N, 3, side, side], in one go."""
+        """ws [N, num_ws, w_dim] → images [N, 3, side, side], all at once.
+
+        Args:
+            generator: any generator.
+            ws, noise: as `Generator.synthesis` takes them.
+        """
         with convolutions_in(self.precision, ws.device):
             return generator.synthesis(
                 ws, noise, self.resolution_for(generator), self.checkpointing
@@ -89,5 +106,5 @@ class SynthesisOptions:
         return min(self.resolution or generator.size, generator.size)
 
     def micro_batches(self, *batches: Tensor) -> list[tuple[Tensor, ...]]:
-        """Batches of N things each → their micro-batches, side by side."""
+        """Tensors of one length → a tuple for each micro-batch, with its rows of all of them."""
         return list(zip(*(batch.split(self.micro_batch or len(batch)) for batch in batches)))

@@ -84,6 +84,10 @@ class Delta:
 def diff(base: Generator, adapted: Generator, metadata: Mapping | None = None) -> Delta:
     """The tensors in which `adapted` differs from `base`.
 
+    Args:
+        base, adapted: two generators of one architecture, on any devices.
+        metadata: what the domain file is to say of itself.
+
     Raises:
         DeltaError: the two have different architectures.
     """
@@ -135,6 +139,10 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, float]]) -> Generator:
 
 def check_base(delta: Delta, base_fingerprint: str) -> None:
     """Refuse a domain of another generator than the one with this fingerprint.
+
+    Args:
+        delta: the domain.
+        base_fingerprint: `fingerprint` of the generator that is loaded.
 
     Raises:
         DeltaError: the fingerprints differ.

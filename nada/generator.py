@@ -66,7 +66,12 @@ class GeneratorConfig:
 
     @classmethod
     def standard(cls, size: int, channel_multiplier: int = 2) -> "GeneratorConfig":
-        """The published architecture (FFHQ, cats, cars, ...): 512 wide up to 32 pixels."""
+        """The published architecture (FFHQ, cats, cars, ...): 512 wide up to 32 pixels.
+
+        Args:
+            size: side of the images in pixels, a power of two from 4 to 1024.
+            channel_multiplier: 2 for the published widths above 32 pixels, 1 for half of them.
+        """
         levels = range(2, int(log2(size)) + 1)
         widths = (min(512, channel_multiplier * 2**14 // 2**level) for level in levels)
         return cls(size, 512, 512, 8, tuple(512 if i < 4 else w for i, w in enumerate(widths)))
@@ -242,7 +247,12 @@ class Generator(nn.Module):
     def forward(
         self, z: Tensor, truncation_psi: float = 1.0, noise: str | Sequence[Tensor] = "const"
     ) -> Tensor:
-        """z [N, z_dim] → images [N, 3, size, size]: `mapping`, then `synthesis`."""
+        """z [N, z_dim] → images [N, 3, size, size]: `mapping`, then `synthesis`.
+
+        Args:
+            z, truncation_psi: as `mapping` takes them.
+            noise: as `synthesis` takes it.
+        """
         return self.synthesis(self.mapping(z, truncation_psi), noise)
 
     def make_noise(
@@ -274,7 +284,12 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def update_mean_latent(self, samples: int = 4096, seed: int = 0) -> None:
-        """Set `mean_latent` to the mean of `samples` mapped z, the same ones for each `seed`."""
+        """Set `mean_latent` to the mean of mapped z.
+
+        Args:
+            samples: number of z.
+            seed: of the z, drawn on the CPU.
+        """
         z = torch.randn(samples, self.z_dim, generator=torch.Generator().manual_seed(seed))
         self.mean_latent.copy_(self.style(z.to(self.mean_latent.device)).mean(0))
 

@@ -6,11 +6,12 @@ layer; a test holds it against what PyTorch keeps. `fit` then gives up first wha
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
 import torch
+from torch import Tensor
 
 import op
 from nada.adapt import AdaptConfig
@@ -87,7 +88,7 @@ def clip_bytes(clip: CLIP) -> int:
     model = _without_numbers(clip)
     side = clip.resolution
     weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, torch.Tensor] = {}
+    kept: dict[int, Tensor] = {}
 
     def note(tensor):
         kept[_storage(tensor)] = tensor
@@ -99,7 +100,7 @@ def clip_bytes(clip: CLIP) -> int:
     return _bytes(tensor for storage, tensor in kept.items() if storage not in weights)
 
 
-def _storage(tensor: torch.Tensor) -> int:
+def _storage(tensor: Tensor) -> int:
     """An identity of the memory behind a tensor, on the meta device too, where there is none."""
     return tensor.untyped_storage()._cdata
 
@@ -120,6 +121,9 @@ def estimate(
     """Bytes that `adapt` takes beside the loaded models, at its peak.
 
     Args:
+        generator: the base; it says on which device the run is.
+        clips: the models of the loss.
+        config: the settings of the run.
         views: augmented copies of each image (`nada.guidance.build_loss`), 0 for the image itself.
     """
     return _estimate(generator, clips, config, _seen(clips, views))
@@ -147,13 +151,13 @@ def _estimate(generator: Generator, clips: Sequence[CLIP], config: AdaptConfig, 
 
 
 def weights_bytes(generator: Generator, config: AdaptConfig) -> int:
-    """The trainable twin, and of what may train the gradient, Adam's two means and the last good
-    state."""
+    """Bytes of the trainable twin, and for each weight that trains its gradient, Adam's two moments
+    and the last good state."""
     trained = [p for name in config.layers(generator) for p in generator.layer(name).parameters()]
     return _bytes(generator.parameters()) + 4 * _bytes(trained)
 
 
-def _bytes(tensors) -> int:
+def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
@@ -161,8 +165,13 @@ def _bytes(tensors) -> int:
 
 
 def plans(generator: Generator, config: AdaptConfig) -> Iterator[AdaptConfig]:
-    """Ways to run with less and less memory: first slower ones, then ones that leave the finest
-    layers as they are."""
+    """Settings of less and less memory: first slower ones, then ones that leave the finest layers
+    as they are.
+
+    Args:
+        generator: the base.
+        config: the settings that were asked for, which come first.
+    """
     side = config.synthesis_options(generator).resolution
     while True:
         at_once = min(config.micro_batch or config.batch, config.batch)
@@ -186,6 +195,7 @@ def fit(
     """The settings, changed as little as makes the run fit into the memory that is free.
 
     Args:
+        generator, clips, config, views: as `estimate` takes them.
         free: bytes; by default what the generator's device has now (`free_bytes`).
 
     Raises:
@@ -208,7 +218,11 @@ def fit(
 def fit_preset(
     generator: Generator, clips: Sequence[CLIP], preset: Preset, free: int | None = None
 ) -> tuple[Preset, str]:
-    """`fit` for all that is known of a run, and what it changes in a sentence, "" for nothing.
+    """A preset that fits into memory, and what was changed in a sentence, "" for nothing.
+
+    Args:
+        generator, clips, free: as `fit` takes them.
+        preset: the settings that were asked for.
 
     Raises:
         TooLittleMemory: no plan fits.

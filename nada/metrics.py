@@ -72,6 +72,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     |μa − μb|² + tr(Ca + Cb − 2 (Ca Cb)^½) (Heusel et al., arXiv 1706.08500, equation 6). Zero for
     equal sets; biased upwards for few features, so compare with two halves of the truth.
 
+    Args:
+        a, b: two sets of features of one kind, in any order.
+
     Raises:
         ValueError: fewer than 2 features in either set.
     """
@@ -92,6 +95,9 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
     With the kernel (x·y / D + 1)³ (KID, Bińkowski et al., arXiv 1801.01401). About 0 for sets of
     one distribution, and then often just below.
+
+    Args:
+        a, b: two sets of features of one kind, in any order.
 
     Raises:
         ValueError: fewer than 2 features in either set.

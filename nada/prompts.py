@@ -18,7 +18,12 @@ WEAK = 0.35
 
 
 def unknown_words(clip: CLIP, prompts: Sequence[str]) -> str:
-    """A sentence on words that CLIP never saw and similar ones it knows; "" if it knows all."""
+    """A sentence on words that CLIP never saw and similar ones it knows; "" if it knows all.
+
+    Args:
+        clip: the model; only small ones have a list of words.
+        prompts: what was typed.
+    """
     unknown = list(dict.fromkeys(word for p in prompts for word in clip.unknown_words(p)))
     unknown = [word for word in unknown if word not in FILLERS] or unknown
     if not unknown:
@@ -40,6 +45,11 @@ def direction_length(
 
     0 for one meaning, about 1 for prompts that have little in common; the mean over the models of
     an ensemble.
+
+    Args:
+        clips: the models.
+        source, target: the prompts.
+        templates: what they are put into, "{}" where a prompt goes.
     """
     lengths = []
     for clip in clips:
@@ -51,7 +61,11 @@ def direction_length(
 def direction_hint(
     clips: Sequence[Encoder], source: str, target: str, templates: Sequence[str]
 ) -> str:
-    """A sentence where CLIP hardly distinguishes the prompts; "" where the direction is sound."""
+    """A sentence where CLIP hardly distinguishes the prompts; "" where the direction is sound.
+
+    Args:
+        clips, source, target, templates: as `direction_length` takes them.
+    """
     length = direction_length(clips, source, target, templates)
     if length < NEARLY_SAME:
         return (

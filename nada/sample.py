@@ -43,6 +43,10 @@ def parse_seeds(text: str, most: int = 10_000) -> list[int]:
 def latents(seeds: Iterable[int], z_dim: int) -> Tensor:
     """One z per seed, [N, z_dim] on the CPU: a seed means the same image on every device.
 
+    Args:
+        seeds: whole numbers.
+        z_dim: width of z.
+
     Raises:
         ValueError: a seed that is not a whole number from −2⁶³ to 2⁶⁴ − 1.
     """
@@ -96,6 +100,10 @@ def to_images(images: Tensor) -> list[Image.Image]:
 
 def image_grid(images: Tensor, columns: int) -> Image.Image:
     """[N, 3, H, W] in [-1, 1] → one image, row by row, `columns` wide; spare cells are white.
+
+    Args:
+        images: clamped to [-1, 1].
+        columns: images in a row.
 
     Raises:
         ValueError: no image, or less than one column.

@@ -24,7 +24,7 @@ WARM_UP = 2
 
 
 @dataclass(frozen=True)
-class Case:
+class TimedOperation:
     """An operation at a size: `run` from `x` to its result; `passes` over x and result at least."""
 
     name: str
@@ -32,7 +32,7 @@ class Case:
     run: Callable[[Tensor], Tensor]
 
 
-def cases(size: int, channels: int, device: str, dtype: torch.dtype) -> list[Case]:
+def cases(size: int, channels: int, device: str, dtype: torch.dtype) -> list[TimedOperation]:
     """The operations as a generator's layers at `size` pixels use them."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=device)
     kernel = taps.outer(taps) / 16
@@ -45,9 +45,13 @@ def cases(size: int, channels: int, device: str, dtype: torch.dtype) -> list[Cas
     noise = torch.randn(1, 1, size, size, device=device)
     strength = torch.ones(1, device=device, requires_grad=True)
     return [
-        Case("blur", images(size + 1, channels), lambda x: upfirdn2d(x, kernel, pad=(1, 1))),
-        Case("upsample", images(size // 2, 3), lambda x: upfirdn2d(x, kernel, up=2, pad=(2, 1))),
-        Case(
+        TimedOperation(
+            "blur", images(size + 1, channels), lambda x: upfirdn2d(x, kernel, pad=(1, 1))
+        ),
+        TimedOperation(
+            "upsample", images(size // 2, 3), lambda x: upfirdn2d(x, kernel, up=2, pad=(2, 1))
+        ),
+        TimedOperation(
             "activation",
             images(size, channels),
             lambda x: styled_leaky_relu(x, bias, demodulation, noise, strength),
@@ -75,7 +79,7 @@ def seconds(run: Callable[[], object], device: str | torch.device) -> float:
     return clock() - start
 
 
-def forward(case: Case) -> Callable[[], object]:
+def forward(case: TimedOperation) -> Callable[[], object]:
     x = case.x.detach()
 
     def run() -> Tensor:
@@ -85,7 +89,7 @@ def forward(case: Case) -> Callable[[], object]:
     return run
 
 
-def backward(case: Case) -> Callable[[], object]:
+def backward(case: TimedOperation) -> Callable[[], object]:
     """The backward pass alone, of a graph that stays."""
     x = case.x.detach().requires_grad_()
     out = case.run(x)
@@ -94,7 +98,11 @@ def backward(case: Case) -> Callable[[], object]:
 
 
 def compare(
-    case: Case, make: Callable[[Case], Callable], backend: str, device: str, rounds: int
+    case: TimedOperation,
+    make: Callable[[TimedOperation], Callable],
+    backend: str,
+    device: str,
+    rounds: int,
 ) -> tuple[float, float]:
     """Median seconds of the reference and of `backend`, alternating."""
     runs = {}
@@ -117,7 +125,7 @@ def bandwidth(device: str) -> float:
     return 2 * source.numel() * 4 / median(runs[5:])
 
 
-def least_bytes(case: Case, make: Callable) -> int:
+def least_bytes(case: TimedOperation, make: Callable) -> int:
     """What must be read and written at the least: x and the result, and for the activation's
     backward pass the gradient beside them."""
     with torch.no_grad():
@@ -156,7 +164,7 @@ def _print_table(backend: str, device: str, sizes: tuple[int, ...], rounds: int)
 
 
 def _print_row(
-    case: Case, make: Callable, backend: str, device: str, rounds: int, peak: float | None
+    case: TimedOperation, make: Callable, backend: str, device: str, rounds: int, peak: float | None
 ) -> None:
     before, after = compare(case, make, backend, device, rounds)
     shape = "×".join(map(str, case.x.shape[1:]))

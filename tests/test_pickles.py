@@ -229,16 +229,16 @@ def archive(pickled: bytes, records: dict | None = None, compressed: bool = Fals
 def tensor_of(length: int, size: tuple, stride: tuple, offset: int = 0) -> bytes:
     """A pickle of {"style.1.weight": tensor} whose storage is said to have `length` numbers."""
 
-    class Storage:
+    class FakeStorage:
         pass
 
     class Tensor:
         def __reduce__(self):
-            return torch._utils._rebuild_tensor_v2, (Storage(), offset, size, stride, False, {})
+            return torch._utils._rebuild_tensor_v2, (FakeStorage(), offset, size, stride, False, {})
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, thing):
-            if isinstance(thing, Storage):
+            if isinstance(thing, FakeStorage):
                 return ("storage", torch.FloatStorage, "0", "cpu", length)
             return None
 
