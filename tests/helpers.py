@@ -64,6 +64,12 @@ def golden(file: str) -> dict[str, torch.Tensor]:
     return load_file(DATA / f"{file}.safetensors")
 
 
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two deltas or states hold the same numbers; none at all are not the same."""
+    same_names = bool(one) and one.keys() == other.keys()
+    return same_names and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return ((got - expected).norm() / expected.norm()).item()
 

@@ -24,7 +24,7 @@ from nada.sample import sample
 from nada.serve.api import Api
 from nada.serve.images import page_grid
 from tests.api import LONG, QUICK, adapt, answered, call, connect, same, started, wait_for
-from tests.helpers import quick_first
+from tests.helpers import equal, quick_first
 from tests.served import serve
 
 
@@ -89,7 +89,7 @@ def test_a_run_streams_and_ends_with_a_domain_file(client):
 
 def test_one_seed_one_result_and_another_another(client):
     first, again, other = (Delta.load(adapt(client, seed=seed, k=0)[2]) for seed in (3, 3, 4))
-    assert all(torch.equal(first.tensors[key], again.tensors[key]) for key in first.tensors)
+    assert equal(first.tensors, again.tensors)
     assert any(not torch.equal(first.tensors[key], other.tensors[key]) for key in other.tensors)
 
 
@@ -239,7 +239,7 @@ def test_a_run_goes_on_from_a_domain_file(client):
 def test_the_answer_at_once_is_the_end_of_the_stream(client):
     file = client.predict(**QUICK, api_name="/adapt_once")[2]
     one, other = Delta.load(file), Delta.load(adapt(client)[2])
-    assert all(torch.equal(one.tensors[key], other.tensors[key]) for key in other.tensors)
+    assert equal(one.tensors, other.tensors)
 
 
 def test_a_domain_is_described(client):

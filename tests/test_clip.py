@@ -18,7 +18,7 @@ from nada import clip as clip_module
 from nada.clip import CLIP, PromptError, load_clip, load_clips, openai_clip, save_clip
 from nada.formats import files
 from nada.formats.files import file_digest
-from tests.helpers import fill_clip, golden, make_clip
+from tests.helpers import equal, fill_clip, golden, make_clip
 
 GOLDEN = golden("guidance")
 PROMPTS = ["a photo", "pencil sketch", "an oil painting of a sad, sad robot in the rain"]
@@ -305,8 +305,7 @@ def test_an_openai_archive_loads_and_nothing_in_it_is_run(tmp_path):
     torch.jit.trace(clip.model, inputs).save(tmp_path / "clip.pt")
     expected = torch.jit.load(tmp_path / "clip.pt").state_dict()
     loaded = load_clip(tmp_path / "clip.pt").model.state_dict()
-    assert loaded.keys() == expected.keys()
-    assert all(torch.equal(loaded[key], expected[key]) for key in expected)
+    assert equal(loaded, expected)
 
 
 def test_what_openais_package_has_left_is_used(tmp_path, monkeypatch):

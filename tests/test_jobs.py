@@ -22,6 +22,7 @@ from nada.memory import TooLittleMemory, estimate, plans
 from nada.sample import sample
 from nada.serve.jobs import Job, StopFile, train
 from nada.serve.sessions import Sessions
+from tests.helpers import equal
 from tests.jobs import CONFIG, ENDLESS, JOB, PRESET, finished, stepped, with_config
 
 
@@ -224,7 +225,7 @@ def test_two_runs_at_once_do_not_change_each_others_results(start):
     together = [start(job, owner) for owner in ("two", "three")]
     for run in together:
         tensors = Delta.load(finished(run).domain).tensors
-        assert all(torch.equal(tensors[key], alone.tensors[key]) for key in alone.tensors)
+        assert equal(tensors, alone.tensors)
 
 
 def test_runs_leave_no_generator_behind(start):

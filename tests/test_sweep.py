@@ -39,7 +39,7 @@ from nada.generator import Generator
 from nada.guidance import target_loss
 from nada.layers import candidates, w_shifts
 from nada.presets import PRESETS
-from tests.helpers import TINY, tiny_generator
+from tests.helpers import TINY, equal, tiny_generator
 
 ROOT = Path(__file__).parent.parent
 
@@ -556,8 +556,7 @@ def test_a_local_ray_gives_what_a_run_here_gives(models, workbench, tmp_path, ca
         Delta.load(path / "delta.safetensors").tensors
         for path in (tmp_path / "here", out / "runs" / run.id)
     )
-    assert here.keys() == there.keys()
-    assert all(torch.equal(here[key], there[key]) for key in here)
+    assert equal(here, there)
 
 
 def test_ray_that_is_not_installed_is_told_in_a_sentence(models, tmp_path, capsys, monkeypatch):

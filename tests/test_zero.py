@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import torch
 from gradio_client import handle_file
 from PIL import Image
 
@@ -12,6 +11,7 @@ from nada.delta import Delta, blend
 from nada.sample import sample
 from nada.serve.images import page_grid
 from tests.api import LONG, adapt, connect, same, started
+from tests.helpers import equal
 from tests.served import ROOT, serve
 
 
@@ -35,9 +35,7 @@ def test_runs_and_pictures_are_those_of_a_plain_server(client, zero, server):
     plain = connect(server)
     other = Delta.load(adapt(plain)[2])
     plain.close()
-    assert all(
-        torch.equal(Delta.load(file).tensors[key], other.tensors[key]) for key in other.tensors
-    )
+    assert equal(Delta.load(file).tensors, other.tensors)
     picture = client.predict(seeds="1-4", domain_file=handle_file(file), api_name="/sample")
     base = load_generator(zero.log.parent / "generator.safetensors")
     expected = sample(blend(base, [(Delta.load(file), 1.0)]), [1, 2, 3, 4])
