@@ -11,7 +11,7 @@ from dataclasses import asdict
 import torch
 
 from nada.adapt import Progress
-from nada.clip import CLIP
+from nada.clip import Encoder
 from nada.delta import Delta
 from nada.generator import Generator
 from nada.guidance import prompt_features
@@ -22,7 +22,7 @@ from nada.sample import sample
 MEASURED_SEEDS = range(1000, 1016)  # far from the seeds that a page shows
 
 
-def run_facts(clips: Sequence[CLIP], target: str, preset: Preset, progress: Progress) -> dict:
+def run_facts(clips: Sequence[Encoder], target: str, preset: Preset, progress: Progress) -> dict:
     """The run that made a domain, as JSON can hold it."""
     flat = preset.flat()
     return {
@@ -42,7 +42,7 @@ def run_facts(clips: Sequence[CLIP], target: str, preset: Preset, progress: Prog
     }
 
 
-def measured_facts(generator: Generator, clip: CLIP, target: str) -> dict[str, float]:
+def measured_facts(generator: Generator, clip: Encoder, target: str) -> dict[str, float]:
     """Quality and diversity (`nada.metrics`) of 16 pictures at truncation 0.7, for a card."""
     with torch.no_grad():
         features = clip.encode_image(sample(generator, MEASURED_SEEDS))

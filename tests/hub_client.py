@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.served import ROOT
 
 
-class Worker:
+class HubWorker:
     """The downloading process; `call` gives its answer as a dict."""
 
     def __init__(self, home: Path, endpoint: str):

@@ -15,9 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from nada import clip as clip_module
-from nada.clip import CLIP, PromptError, load_clip, load_clips, openai_clip, save_clip
+from nada.clip import CLIP, Encoder, PromptError, load_clip, load_clips, openai_clip, save_clip
+from nada.experiments.measure import Ensemble
 from nada.formats import files
 from nada.formats.files import file_digest
+from nada.guidance import DirectionalLoss, GlobalLoss, text_direction
 from tests.helpers import equal, fill_clip, golden, make_clip
 
 GOLDEN = golden("guidance")
@@ -40,6 +42,34 @@ def test_a_prompt_has_the_same_features_alone_and_in_company(clip_a):
     together = clip_a.encode_text(PROMPTS)
     alone = torch.cat([clip_a.encode_text([prompt]) for prompt in PROMPTS])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+
+
+class Colours:
+    """An encoder of a few lines: an image is its mean colour, a prompt the colour that it names."""
+
+    name, resolution = "colours", 1
+
+    def encode_image(self, images):
+        return F.normalize(images.mean((2, 3)) + 1.1, dim=-1)
+
+    def encode_text(self, prompts):
+        rows = [[prompt.count(c) + 0.1 for c in ("red", "green", "blue")] for prompt in prompts]
+        return F.normalize(torch.tensor(rows), dim=-1)
+
+    def check_prompt(self, prompt):
+        if not prompt:
+            raise PromptError("The prompt is empty.")
+
+
+def test_whatever_fulfils_the_protocol_guides(clip_a):
+    assert isinstance(clip_a, Encoder) and isinstance(Ensemble([clip_a, clip_a]), Encoder)
+    clip = Colours()
+    assert isinstance(clip, Encoder) and not isinstance(object(), Encoder)
+    red, blue = (torch.zeros(2, 3, 8, 8) - 1 for _ in range(2))
+    red[:, 0], blue[:, 2] = 1, 1
+    loss = DirectionalLoss(clip, text_direction(clip, "a red thing", "a blue thing", ("{}",)))
+    assert loss(red, blue) < 0.01 < 1.9 < loss(blue, red)
+    assert GlobalLoss(clip, "blue")(blue) < 0.1 < GlobalLoss(clip, "blue")(red)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (64, 64), (48, 100), (100, 40), (8, 8), (65, 64)])

@@ -15,7 +15,7 @@ import torch
 
 from nada.checkpoint import save_generator
 from tests.helpers import make_clip, tiny_generator
-from tests.hub_client import Worker
+from tests.hub_client import HubWorker
 from tests.hub_server import (
     COMMIT,
     Repo,
@@ -39,7 +39,7 @@ def hub():
 
 @pytest.fixture(scope="module")
 def worker(hub, tmp_path_factory):
-    with Worker(tmp_path_factory.mktemp("home"), hub.url) as running:
+    with HubWorker(tmp_path_factory.mktemp("home"), hub.url) as running:
         yield running
 
 
@@ -457,7 +457,7 @@ def test_clip_on_a_full_disk(worker, clip_file):
 def gone(contents, clip_bytes, tmp_path):
     """A process whose Hub answered once, for the file of someone/repo, and has stopped."""
     checksum = hashlib.sha256(clip_bytes).hexdigest()
-    with running_hub() as hub, Worker(tmp_path, hub.url) as worker:
+    with running_hub() as hub, HubWorker(tmp_path, hub.url) as worker:
         hub.repos["someone/repo"] = Repo({FILE: contents})
         worker.call("locate", source=f"someone/repo:{FILE}")
         worker.call("clip_models", urls={"ViT-T": f"{hub.url}/data/o/c/{checksum}/ViT-T.pt"})

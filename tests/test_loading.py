@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_client import Worker
+from tests.hub_client import HubWorker
 from tests.hub_server import Repo, cut, running_hub
 from tests.loading import ffhq_shaped, measured_apart, write
 
@@ -36,7 +36,7 @@ def test_ffhq_from_the_hub_loads_samples_and_adapts(large, tmp_path):
     with running_hub() as hub:
         name = "akhaliq/OneshotCLIP-stylegan2-ffhq"
         hub.repos[name] = Repo({FILE: contents}, {"data": [cut]})
-        with Worker(tmp_path, hub.url) as worker:
+        with HubWorker(tmp_path, hub.url) as worker:
             told = worker.call("whole_way", source="ffhq", piece=10 << 20)
     assert told["sha256"] == hashlib.sha256(contents).hexdigest()
     assert int(hub.requests(name)[1]["range"][6:-1]) > 50_000_000, "it went on where it was cut"

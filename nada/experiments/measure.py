@@ -60,10 +60,20 @@ class ShownPeople(NamedTuple):
 
 
 class Ensemble:
-    """Several CLIP models as one: its features' cosine is the mean of theirs."""
+    """Several CLIP models as one `Encoder`: its features' cosine is the mean of theirs."""
 
     def __init__(self, clips: Sequence[CLIP]):
         self.clips = clips
+
+    @property
+    def name(self) -> str:
+        """The names of the models, as `load_clips` takes them."""
+        return "+".join(clip.name for clip in self.clips)
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels of the largest images that one of the models looks at."""
+        return max(clip.resolution for clip in self.clips)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Unit features [N, ΣD] of images [N, 3, H, W] in [-1, 1]."""

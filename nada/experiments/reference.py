@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import op
-from nada.clip import CLIP
+from nada.clip import Encoder
 from nada.generator import Generator, ModulatedConv, StyledConv, ToRGB
 
 SELECT_BATCH = 8
@@ -101,12 +101,12 @@ def synthesis(
     return rgb
 
 
-def global_loss(clip: CLIP, target: str, images: Tensor) -> Tensor:
+def global_loss(clip: Encoder, target: str, images: Tensor) -> Tensor:
     """1 − cosine to the target text (equation 1), the text encoded anew as the original does."""
     return (1 - clip.encode_image(images) @ clip.encode_text([target])[0]).mean()
 
 
-def directional_loss(clip: CLIP, direction: Tensor, source: Tensor, adapted: Tensor) -> Tensor:
+def directional_loss(clip: Encoder, direction: Tensor, source: Tensor, adapted: Tensor) -> Tensor:
     """1 − cosine of the pictures' move to the texts' direction [D] (equation 2).
 
     A move shorter than 0.05, as of twins that are still the same, counts by its length, so that
@@ -117,7 +117,7 @@ def directional_loss(clip: CLIP, direction: Tensor, source: Tensor, adapted: Ten
 
 
 def w_shifts(
-    generator: Generator, z: Tensor, clip: CLIP, target: str, ops: Operations = PLAIN
+    generator: Generator, z: Tensor, clip: Encoder, target: str, ops: Operations = PLAIN
 ) -> Tensor:
     """How far each row of w+ moves in one SGD step, [num_ws] (section 3.3)."""
     with torch.no_grad():
@@ -139,7 +139,7 @@ def train_everything(generator: Generator) -> list[Tensor]:
 def step(
     frozen: Generator,
     trainable: Generator,
-    clip: CLIP,
+    clip: Encoder,
     direction: Tensor,
     target: str,
     optimizer: torch.optim.Optimizer,
