@@ -48,7 +48,7 @@ def test_every_weight_file_is_described_with_its_sha256():
 
 def test_the_generator_draws_the_renderers_people(generator):
     assert generator.size == 128
-    figures = train_generator.measure(generator, n=96)
+    figures = train_generator.measure_distilled(generator, n=96)
     assert figures["l1"] < 0.015
     assert figures["gradients"] > 0.92 and figures["gradient_energy"] > 0.86
 
@@ -82,14 +82,14 @@ def test_mirrored_and_style_mixed_samples_are_photos(generator, judge):
 
 
 def test_clip_names_styles_on_new_people_and_in_new_words():
-    figures = train_clip.measure(load_clips("demo"), people=10, seed=4242)
+    figures = train_clip.measure_clips(load_clips("demo"), people=10, seed=4242)
     assert figures["style"] > 0.92 and figures["wording"] > 0.88, figures
     assert min(figures[name] for name in ("hair colour", "glasses", "hat", "beard")) > 0.9, figures
 
 
 @pytest.mark.slow
 def test_the_robust_member_withstands_an_attack_it_was_not_trained_with():
-    figures = train_clip.measure([load_clip("demo")], people=8, seed=4243)
+    figures = train_clip.measure_clips([load_clip("demo")], people=8, seed=4243)
     assert figures["style"] > 0.9 and figures["pgd"] > 0.75, figures
 
 
@@ -114,7 +114,7 @@ def test_the_demo_clip_is_every_bundled_one():
 
 @pytest.mark.slow
 def test_the_judge_sees_through_attacks_on_new_people(judge):
-    figures = judging.measure(judge, people=8, seed=4343)
+    figures = judging.measure_rendered(judge, people=8, seed=4343)
     assert figures["clean"] > 0.96 and figures["pgd"] > 0.9, figures
     assert min(figures["glasses"], figures["hat"], figures["beard"]) > 0.93, figures
 

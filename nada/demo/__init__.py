@@ -1,2 +1,2 @@
 """The procedural portrait world: a renderer with ground truth, and the scripts that train the
-bundled generator, CLIP and judge on nothing but its pictures."""
+bundled generator, CLIP and judge on nothing but its images."""

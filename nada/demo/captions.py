@@ -15,15 +15,15 @@ from nada.guidance import TEMPLATES
 # Nouns for a plain human being: alone they mean the photo style, as in "human → zombie".
 NOUNS = ("person", "human", "face", "man", "woman", "human face", "portrait", "guy", "head")
 
-# Words that say nothing about a picture: a caption means the same with or without them.
-FILLERS = (
+# Words that say nothing about an image: a caption means the same with or without them.
+PADDING_WORDS = (
     "my very nice beautiful pretty good great new some this that lovely cool funny really just "
     "like look looking kind sort made make simple detailed fine best high quality style art "
     "artwork version one big small close up front view single clear plain proper true real "
     "amazing famous strange scary cute dark bright colourful colorful digital modern classic"
 ).split()
 
-# Said of a picture that lacks the attribute.
+# For an image that lacks the attribute.
 ABSENT: dict[str, tuple[str, ...]] = {
     "glasses": ("without glasses", "with no glasses", "not wearing glasses"),
     "hat": ("without a hat", "with no hat", "bareheaded"),
@@ -124,7 +124,7 @@ def with_attribute(table: Tensor, name: str) -> Tensor:
 
 
 def attributes_of(factors: Tensor, style: str) -> Tensor:
-    """Factors [N, F] in one style → [N, A]: 1 = has it, 0 = has not, −1 = cannot be told."""
+    """Factors [N, F] in one style → [N, A]: 1 = has it, 0 = has not, −1 = not known."""
     u = {name: factors[:, i] for i, name in enumerate(FACTORS)}
 
     def known(true: Tensor, false: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ def loosely(text: str, rng: random.Random) -> str:
     """The text, sometimes with a word somewhere that does not matter."""
     words = text.split()
     while rng.random() < 0.22:
-        words.insert(rng.randrange(len(words) + 1), rng.choice(FILLERS))
+        words.insert(rng.randrange(len(words) + 1), rng.choice(PADDING_WORDS))
     return " ".join(words)
 
 
@@ -204,16 +204,19 @@ def held_out_caption(style: int, rng: random.Random) -> str:
     return form.format(s=STYLES[STYLE_NAMES[style]].unseen_name, n=rng.choice(NOUNS))
 
 
-def said(attribute: int, value: int, rng: random.Random) -> str:
-    """How a caption puts it that a person has an attribute (1) or lacks it (0)."""
+def phrase_for(attribute: int, value: int, rng: random.Random) -> str:
+    """Words for a person who has an attribute (value 1) or lacks it (0)."""
     name = list(ATTRIBUTES)[attribute]
     return rng.choice(ATTRIBUTES[name] if value else ABSENT[name])
 
 
 def caption(style: int, attributes: list[int], rng: random.Random) -> Caption:
-    """A true caption of a picture: its style, something about the person, or both.
+    """A true caption of an image: its style, something about the person, or both.
 
-    attributes: 1, 0 or −1 for each of ATTRIBUTES, as `attributes_of` gives them.
+    Args:
+        style: an index of STYLE_NAMES.
+        attributes: 1, 0 or −1 for each of ATTRIBUTES, as `attributes_of` gives them.
+        rng: where its wording comes from.
     """
     names = list(ATTRIBUTES)
     has = [(a, 1) for a, value in enumerate(attributes) if value == 1]
@@ -224,7 +227,7 @@ def caption(style: int, attributes: list[int], rng: random.Random) -> Caption:
     if not has or kind < 0.40:
         return style_caption(style, rng)
     claims = tuple(rng.sample(has, min(len(has), 1 + (rng.random() < 0.3))))
-    phrase = " and ".join(said(a, value, rng) for a, value in claims)
+    phrase = " and ".join(phrase_for(a, value, rng) for a, value in claims)
     noun = rng.choice(NOUNS)
     if kind < 0.65:
         name = rng.choice(STYLES[STYLE_NAMES[style]].names)
@@ -246,8 +249,8 @@ def all_texts() -> list[str]:
     """Every piece of wording in use: the vocabulary of the bundled CLIP."""
     phrases = [*NOUNS, "somebody and"]
     phrases += [name for style in STYLES.values() for name in style.names]
-    phrases += [p for group in (ATTRIBUTES, ABSENT) for said in group.values() for p in said]
-    phrases += [*FILLERS, "that is"]
+    phrases += [p for group in (ATTRIBUTES, ABSENT) for words in group.values() for p in words]
+    phrases += [*PADDING_WORDS, "that is"]
     frames = [*FORMS, *WITH, *ALONE]
     return (
         phrases

@@ -1,17 +1,15 @@
-"""Pictures to learn from: a pool of renders, and random distortions that cost little."""
+"""Images to learn from: a pool of renders, and random distortions that cost little."""
 
 from __future__ import annotations
 
-import math
 import random
-import shutil
 import time
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nada.demo.captions import ATTRIBUTES, attributes_of, with_attribute
 from nada.demo.render import Z_DIM, blur, factors_of, portrait
@@ -27,6 +25,16 @@ class Pool:
     """
 
     def __init__(self, people: int, views: int, size: int, seed: int, device="cpu", report=print):
+        """Render it.
+
+        Args:
+            people: P.
+            views: V, of each person.
+            size: S, a side of the images.
+            seed: of the people, and of what is shown of them.
+            device: where to render, and where the images stay.
+            report: called with a line of text at the end.
+        """
         generator = torch.Generator().manual_seed(seed)
         self.z = torch.randn(people, Z_DIM, generator=generator)
         self.given = torch.randint(len(ATTRIBUTES), (people,), generator=generator)
@@ -42,8 +50,8 @@ class Pool:
             where[:, 1] = False
             for part in where.nonzero().split(at_once):
                 factors = factors_of(self.z[part[:, 0]])
-                pictures = STYLES[name](portrait(factors.to(device)), size)
-                self._keep(part, pictures, attributes_of(factors, name))
+                images = STYLES[name](portrait(factors.to(device)), size)
+                self._keep(part, images, attributes_of(factors, name))
         for index, name in enumerate(ATTRIBUTES):
             for rows in (self.given == index).nonzero()[:, 0].split(at_once):
                 factors = factors_of(self.z[rows])
@@ -52,29 +60,36 @@ class Pool:
                 self._keep(part, draw_attribute(portrait(factors.to(device)), name, size), table)
         report(f"rendered {people * views} pictures in {time.time() - started:.0f} s", flush=True)
 
-    def _keep(self, where: Tensor, pictures: Tensor, attributes: Tensor) -> None:
+    def _keep(self, where: Tensor, images: Tensor, attributes: Tensor) -> None:
         person, view = where.unbind(1)
         device = self.images.device
-        self.images[person.to(device), view.to(device)] = (pictures * 255).round().byte()
+        self.images[person.to(device), view.to(device)] = (images * 255).round().byte()
         self.attributes[person, view] = attributes.to(torch.int8)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def pictures(self, people: Tensor, views: Tensor) -> Tensor:
+    def images_of(self, people: Tensor, views: Tensor) -> Tensor:
         """[N] and [N] → [N, 3, S, S] in [-1, 1]."""
         device = self.images.device
         return self.images[people.to(device), views.to(device)].float() / 127.5 - 1
 
 
 class PartlyStyled:
-    """Pictures that have only some of a style's cues: what a fooled CLIP would call the style.
+    """Images that have only some of a style's cues: what a fooled CLIP would call the style.
 
     Attributes: images [P, 3, S, S] uint8 of the people of a pool, where that has its own;
     styles [P], shares [P] on the CPU.
     """
 
     def __init__(self, pool: Pool, size: int, seed: int):
+        """Render one image of each person.
+
+        Args:
+            pool: whose people, and on whose device.
+            size: S, a side of the images.
+            seed: of the styles and their cues.
+        """
         rng = random.Random(seed)
         people, device = len(pool), pool.images.device
         self.images = torch.empty(people, 3, size, size, dtype=torch.uint8, device=device)
@@ -85,37 +100,42 @@ class PartlyStyled:
             for rows in torch.arange(people).split(together):
                 index = rng.randrange(1, len(STYLE_NAMES))
                 chance = rng.uniform(0.2, 0.9)
-                picture, share = draw_partly(
+                image, share = draw_partly(
                     STYLES[STYLE_NAMES[index]],
                     portrait(factors_of(pool.z[rows].to(device))),
                     size,
                     lambda chance=chance: rng.random() < chance,
                 )
-                self.images[rows.to(device)] = (picture * 255).round().byte()
+                self.images[rows.to(device)] = (image * 255).round().byte()
                 self.styles[rows], self.shares[rows] = index, share
 
-    def pictures(self, people: Tensor) -> Tensor:
+    def images_of(self, people: Tensor) -> Tensor:
         """[N] → [N, 3, S, S] in [-1, 1]."""
         return self.images[people.to(self.images.device)].float() / 127.5 - 1
 
 
-def kept(kind: type, path: Path, *arguments):
-    """`kind(*arguments)`, a Pool or PartlyStyled; from the file where there is one already.
+def load_or_render(kind: type, path: Path, *arguments):
+    """A pool of renders, from its file where there is one already.
 
-    What a GPU rendered is not kept: to render it again takes seconds.
+    What a GPU renders is not saved: to render it again takes seconds.
+
+    Args:
+        kind: `Pool` or `PartlyStyled`.
+        path: the file.
+        arguments: what `kind` is made from.
     """
     if path.exists():
-        pictures = object.__new__(kind)
-        vars(pictures).update(torch.load(path, weights_only=True))
-        return pictures
-    pictures = kind(*arguments)
-    if pictures.images.device.type == "cpu":
-        torch.save(vars(pictures), path)
-    return pictures
+        renders = object.__new__(kind)
+        vars(renders).update(torch.load(path, weights_only=True))
+        return renders
+    renders = kind(*arguments)
+    if renders.images.device.type == "cpu":
+        torch.save(vars(renders), path)
+    return renders
 
 
 def patches(n: int, size: int, generator: torch.Generator) -> Tensor:
-    """Smooth random masks [N, 1, size, size] in [0, 1] that cover any share of a picture."""
+    """Smooth random masks [N, 1, size, size] in [0, 1] that cover any share of an image."""
     coarse = torch.randn(n, 1, 5, 5, generator=generator)
     bias = 3 * torch.rand(n, 1, 1, 1, generator=generator) - 1.5
     smooth = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
@@ -123,10 +143,15 @@ def patches(n: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def distort(images: Tensor, strength: float = 1.0, noise: float = 0.06) -> Tensor:
-    """Random flip, shift, size, rotation, colour, cutout, blur and noise; [N, 3, S, S] in [-1, 1].
+    """Random flip, shift, size, rotation, colour, cutout, blur and noise.
 
     The colour changes are one 3×3 matrix and an offset: far cheaper than one after the other.
     Uses torch's global randomness.
+
+    Args:
+        images: [N, 3, S, S] in [-1, 1]; the result is the same.
+        strength: a factor on all changes.
+        noise: largest deviation of the noise, before that factor.
     """
     n, _, size, _ = images.shape
     rand = partial(torch.rand, device=images.device)
@@ -161,65 +186,3 @@ def distort(images: Tensor, strength: float = 1.0, noise: float = 0.06) -> Tenso
     images = torch.where(hole, rand(n, 3, 1, 1) * 2 - 1, images)
     level = noise * strength * rand(n, 1, 1, 1)
     return (images + level * torch.randn_like(images)).clamp(-1, 1)
-
-
-def has_compiler() -> bool:
-    """Whether `torch.compile` finds a compiler for the CPU."""
-    return bool(shutil.which("g++") or shutil.which("c++"))
-
-
-def half_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 where it is faster: on a GPU models so small are held up by other things."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu")
-
-
-@torch.no_grad()
-def fit_linear(head: nn.Linear, features: Tensor, truth: Tensor) -> None:
-    """The head that reads `truth` [N, O] best off `features` [N, I], by least squares with a little
-    damping: for what was trained before, without its head."""
-    ones = torch.ones(len(features), 1, device=features.device)
-    damping = 0.1 * torch.eye(features.shape[1] + 1, device=features.device)
-    table = torch.cat([torch.cat([features, ones], 1), damping])
-    solution = torch.linalg.lstsq(table, F.pad(truth, (0, 0, 0, len(damping)))).solution
-    head.weight.copy_(solution[:-1].T)
-    head.bias.copy_(solution[-1])
-
-
-class Pace:
-    """Tells every `every` steps how a training loop gets on: smoothed loss, speed, time to go."""
-
-    def __init__(self, steps: int, every: int, done: int = 0, label: str = ""):
-        self.steps, self.every, self.done, self.label = steps, every, done, label
-        self.since, self.loss = time.time(), None
-
-    def __call__(self, step: int, loss: Tensor | float) -> None:
-        """`step` steps are done, the last one with this loss, which is not waited for."""
-        self.loss = loss if self.loss is None else 0.98 * self.loss + 0.02 * loss
-        if step % self.every and step != self.steps:
-            return
-        self.loss = float(self.loss)
-        now = time.time()
-        pace = (now - self.since) / (step - self.done)
-        self.since, self.done = now, step
-        print(
-            f"{self.label}step {step}/{self.steps}  loss {self.loss:.4f}  "
-            f"{pace * 1e3:.0f} ms/step  eta {(self.steps - step) * pace / 60:.1f} min",
-            flush=True,
-        )
-
-
-class Schedule:
-    """How far a training is, from 0 to 1: by its steps, or by the clock where it must be over at
-    `deadline` (seconds as `time.time` tells them)."""
-
-    def __init__(self, steps: int, deadline: float = math.inf):
-        self.steps, self.begun = steps, time.time()
-        self.span = max(1.0, deadline - self.begun)
-
-    def __call__(self, step: int) -> float:
-        return min(1.0, max(step / self.steps, (time.time() - self.begun) / self.span))
-
-
-def cosine_rate(progress: float) -> float:
-    """Learning-rate factor: half a cosine from 1 to 0."""
-    return 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,9 +1,9 @@
-"""What fools CLIP, and how near the truth that is: pictures for CLIP to learn from as it trains.
+"""What fools CLIP, and how near the truth that is: images for CLIP to learn from as it trains.
 
-Distortions and attacks on single pictures do not prepare a small CLIP for what adaptation does to
+Distortions and attacks on single images do not prepare a small CLIP for what adaptation does to
 it: move all the layers of a generator for a hundred steps, wherever the loss falls. Its answer was
 haze in the colours of the style. So that is done here, to CLIP as it stands, style after style, and
-CLIP is told how each picture really compares with the true render of the same person: in which
+CLIP learns how each image really compares with the true render of the same person: in which
 direction it moved and how far it came (`agreement`). Nothing like it is known for photographs.
 """
 
@@ -19,20 +19,21 @@ from torch import Tensor
 
 from nada.augment import RandomViews
 from nada.clip import CLIP
-from nada.demo.data import Pool, half_precision
+from nada.demo.data import Pool
 from nada.demo.styles import STYLE_NAMES
+from nada.demo.training import half_precision
 from nada.generator import Generator
 from nada.guidance import DirectionalLoss
 from nada.layers import candidates, freeze_all_but
 
-FRESH, REMEMBERED = 8, 16  # pairs of pictures in a batch, beside a perfect one for each fresh one
+FRESH, REMEMBERED = 8, 16  # pairs of images in a batch, beside a perfect one for each fresh one
 MEMORY = 64  # batches' worth of remembered pairs
 EPISODE = (8, 60)  # steps against one style
 RATE = (0.003, 0.012)  # of Adam, drawn for each style
 
 
 def bands(change: Tensor) -> list[Tensor]:
-    """A change of pictures [N, 3, S, S] → colour of places, of parts and edges, [N, K] each: three
+    """A change of images [N, 3, S, S] → colour of places, of parts and edges, [N, K] each: three
     bands of frequencies, weighted so that faces and edges count as the eye counts them."""
     size = change.shape[-1]
     axis = (torch.arange(size, device=change.device) + 0.5) / size * 2 - 1
@@ -45,10 +46,18 @@ def bands(change: Tensor) -> list[Tensor]:
     return [(x * w * s).flatten(1) for x, w, s in zip((eighth, parts, edges), weights, scales)]
 
 
-def agreement(change: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """How a change of pictures compares with the true one, both [N, 3, S, S]: the cosine of their
-    directions [N], and the share of the way [N] in [0, 1]: what of the true change is explained."""
-    a, b = (torch.cat(bands(x), 1) for x in (change, wanted))
+def agreement(change: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """How a change of images compares with the true one.
+
+    Args:
+        change: [N, 3, S, S], after − before.
+        truth: the same of the true renders.
+
+    Returns:
+        The cosine of their directions [N], and the share of the way [N] in [0, 1]: what of the true
+        change is explained.
+    """
+    a, b = (torch.cat(bands(x), 1) for x in (change, truth))
     inside, length, whole = (a * b).sum(1), a.norm(dim=1), b.norm(dim=1).clamp(min=1e-6)
     cosine = inside / (length * whole).clamp(min=1e-6)
     share = 1 - (a - b).square().sum(1) / whole.square()
@@ -59,8 +68,14 @@ class Forger:
     """A copy of `base` that is adapted against CLIP, one random style after another."""
 
     def __init__(self, base: Generator, pool: Pool, seed: int, times: int = 1):
-        """pool: the people shown, and the truth about them. times: a factor on the pictures of a
-        batch, for a GPU."""
+        """Begin with no style and nothing remembered.
+
+        Args:
+            base: what is adapted; it stays as it is.
+            pool: the people shown, and the truth about them.
+            seed: of all that is drawn at random.
+            times: a factor on the images of a batch, for a GPU.
+        """
         self.base, self.pool = base.requires_grad_(False), pool
         self.side = pool.images.shape[-1]
         self.fresh, self.remembered = FRESH * times, REMEMBERED * times
@@ -68,7 +83,7 @@ class Forger:
         self.rng, self.views = random.Random(seed), RandomViews(1)
         self.views.seed(seed)
         self.generator = torch.Generator().manual_seed(seed)
-        self.kept: list[Tensor] = []  # columns: z, before, after, wanted, style
+        self.memory: list[Tensor] = []  # columns: z, before, after, truth, style
         self.left = 0
 
     def _start(self) -> None:
@@ -85,12 +100,17 @@ class Forger:
         self.left = self.rng.randint(*EPISODE)
 
     def __call__(self, clip: CLIP, names: Tensor) -> dict[str, Tensor]:
-        """One step against `clip`, whose texts for the styles are `names` [S, D].
+        """One step against CLIP.
 
-        Gives pairs of the generator's pictures: before, after [N, 3, S, S] in [-1, 1], style [N],
-        z [N, 96], and the truth about them: cosine [N], share [N] (`agreement`) and length [N], of
-        the change relative to the true one. New ones, remembered ones, and what a perfect
-        adaptation would have made.
+        Args:
+            clip: as it stands now; it is left as it is.
+            names: [S, D], its texts for the styles.
+
+        Returns:
+            Pairs of the generator's images: before, after [N, 3, S, S] in [-1, 1], style [N],
+            z [N, 96], and the truth about them: cosine [N], share [N] (`agreement`) and length [N],
+            of the change relative to the true one. New ones, what a perfect adaptation would have
+            made, and remembered ones.
         """
         if not self.left:
             self._start()
@@ -102,30 +122,30 @@ class Forger:
             ws = self.base.mapping(z)
             before = self._paint(self.base, ws)
         after = self._attack(clip, names, ws, before)
-        photos = self.pool.pictures(people, torch.zeros_like(view))
-        wanted = self.pool.pictures(people, view) - photos
+        photos = self.pool.images_of(people, torch.zeros_like(view))
+        truth = self.pool.images_of(people, view) - photos
         style = torch.full((self.fresh,), self.style, device=self.device)
-        fresh = (z, before, after, wanted, style)
+        fresh = (z, before, after, truth, style)
         self._remember(*fresh)
         amount = 0.3 + 0.9 * torch.rand(self.fresh, 1, 1, 1, generator=self.generator)
         amount = amount.to(self.device)
-        perfect = (z, before, (before + amount * wanted).clamp(-1, 1), wanted, style)
-        places = torch.randint(len(self.kept[0]), (self.remembered,), generator=self.generator)
-        old = [column[places.to(self.device)] for column in self.kept]
-        z, before, after, wanted, style = map(torch.cat, zip(fresh, perfect, old))
+        perfect = (z, before, (before + amount * truth).clamp(-1, 1), truth, style)
+        places = torch.randint(len(self.memory[0]), (self.remembered,), generator=self.generator)
+        old = [column[places.to(self.device)] for column in self.memory]
+        z, before, after, truth, style = map(torch.cat, zip(fresh, perfect, old))
         change = after - before
-        cosine, share = agreement(change, wanted)
-        length = change.flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1).clamp(min=1e-6)
+        cosine, share = agreement(change, truth)
+        length = change.flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1).clamp(min=1e-6)
         return {"before": before, "after": after, "style": style, "z": z,
                 "cosine": cosine, "share": share, "length": length}  # fmt: skip
 
     def _paint(self, generator: Generator, ws: Tensor) -> Tensor:
         with half_precision(ws.device):
-            picture = generator.synthesis(ws, resolution=self.side)
-        return picture.float().clamp(-1, 1)
+            image = generator.synthesis(ws, resolution=self.side)
+        return image.float().clamp(-1, 1)
 
     def _attack(self, clip: CLIP, names: Tensor, ws: Tensor, before: Tensor) -> Tensor:
-        """Adapt by one step as `nada.adapt` does; the pictures it was taken from."""
+        """Adapt by one step as `nada.adapt` does; the images it was taken from."""
         names = names.detach()
         directional = DirectionalLoss(clip, names[self.style] - names[0])
         was_training = clip.training
@@ -143,11 +163,11 @@ class Forger:
 
     def _remember(self, *columns: Tensor) -> None:
         """Keep the pairs of a batch, in the place of random ones where there are enough."""
-        if not self.kept:
-            self.kept = [column.clone() for column in columns]
-        elif len(self.kept[0]) < MEMORY * self.remembered:
-            self.kept = [torch.cat(pair) for pair in zip(self.kept, columns)]
+        if not self.memory:
+            self.memory = [column.clone() for column in columns]
+        elif len(self.memory[0]) < MEMORY * self.remembered:
+            self.memory = [torch.cat(pair) for pair in zip(self.memory, columns)]
         else:
-            places = torch.randperm(len(self.kept[0]), generator=self.generator)[: self.fresh]
-            for column, new in zip(self.kept, columns):
+            places = torch.randperm(len(self.memory[0]), generator=self.generator)[: self.fresh]
+            for column, new in zip(self.memory, columns):
                 column[places.to(self.device)] = new

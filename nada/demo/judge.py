@@ -2,19 +2,22 @@
 
 The judge never meets the generator or CLIP. It learns on people of its own (other seeds), under
 noise and distortions that they do not use, attacked by gradient steps, so that a generator that
-learnt to please CLIP does not please it by accident. Half-way pictures (a photo with a style laid
-thinly over it) are taught to be photos: a hint of a style is not the style. Its state is saved as
+learnt to please CLIP does not please it by accident. Half-way images (a photo with a style laid
+thinly over it) count as photos: a hint of a style is not the style. Its state is saved as
 it goes, and a re-run takes it up again.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -23,19 +26,48 @@ from torch import Tensor, nn
 
 from nada.checkpoint import CHECKPOINTS, load_generator, write_safetensors
 from nada.demo.captions import ATTRIBUTES, attributes_of
-from nada.demo.data import Pace, Pool, Schedule, cosine_rate, distort, half_precision
+from nada.demo.data import Pool, distort
 from nada.demo.render import Z_DIM, factors_of
 from nada.demo.styles import PHOTO, STYLE_NAMES, render
+from nada.demo.training import (
+    Pace,
+    Schedule,
+    cosine_rate,
+    half_precision,
+    parse_options,
+    resume,
+    save_state,
+)
 from nada.generator import Generator
 from nada.machine import pick_device
 
-SIZE, PEOPLE, VIEWS, BATCH = 64, 2000, 10, 96
+SIZE, VIEWS, LEARNING_RATE = 64, 10, 3e-3
 SEEN = ("glasses", "hat", "beard")  # attributes whose accuracy is measured
-PIECE = 64  # pictures that are looked at together
+PIECE = 64  # images that are looked at together
+
+
+@dataclass(frozen=True)
+class JudgeTraining:
+    """Settings of a training of the judge, and of measuring it."""
+
+    steps: int = 6000
+    people: int = 2000
+    batch: Annotated[int, "pictures in a step"] = 96
+    epsilon: Annotated[float, "in units of [-1, 1]"] = 0.08
+    minutes: Annotated[float, "end sooner"] = math.inf
+    device: str = "auto"
+    output: Path = CHECKPOINTS / "judge.safetensors"
+    work: Annotated[Path, "folder of the resumable state"] = Path("build")
+    held_out: Annotated[int, "new people to measure on"] = 40
+    measure: Annotated[
+        bool,
+        "train nothing: say how good the judge in --output is, on renders and on what the "
+        "bundled generator draws",
+    ] = False
 
 
 class Judge(nn.Module):
-    """Pictures [N, 3, H, W] in [-1, 1] → logits of the styles [N, S] and the attributes [N, A].
+    """Images [N, 3, H, W] in [-1, 1] → logits of the styles [N, S] and the attributes [N, A].
 
     `features` are the layer before both.
     """
@@ -82,18 +114,18 @@ def load_judge(path: Path = CHECKPOINTS / "judge.safetensors", device="cpu") -> 
 
 @torch.no_grad()
 def look(judge: Judge, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The judge's logits of any number of pictures [N, 3, H, W], which may go beyond [-1, 1]."""
+    """The judge's logits of any number of images [N, 3, H, W], which may go beyond [-1, 1]."""
     style, having = zip(*(judge(part.clamp(-1, 1)) for part in images.split(PIECE)))
     return torch.cat(style), torch.cat(having)
 
 
 def verdicts(judge: Judge, images: Tensor) -> list[str]:
-    """The style that the judge sees in each picture."""
+    """The style that the judge sees in each image."""
     return [STYLE_NAMES[i] for i in look(judge, images)[0].argmax(1).tolist()]
 
 
 def has_attribute(judge: Judge, images: Tensor, name: str) -> Tensor:
-    """Whether the judge sees the attribute in each picture: [N] bool."""
+    """Whether the judge sees the attribute in each image: [N] bool."""
     return look(judge, images)[1][:, list(ATTRIBUTES).index(name)] > 0
 
 
@@ -111,31 +143,39 @@ def disturb(images: Tensor) -> Tensor:
 
 
 def batch_of(pool: Pool, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures [N, 3, S, S], style labels [N] and attributes [N, A]; a tenth of the pictures are
+    """Images [N, 3, S, S], style labels [N] and attributes [N, A]; a tenth of the images are
     thin overlays labelled photo."""
     person = torch.randint(len(pool), (size,), generator=generator)
     view = torch.randint(pool.styles.shape[1], (size,), generator=generator)
-    images, labels = pool.pictures(person, view), pool.styles[person, view].clone()
+    images, labels = pool.images_of(person, view), pool.styles[person, view].clone()
     attributes = pool.attributes[person, view].clone()
     thin = size // 10
     alpha = 0.35 * torch.rand(thin, 1, 1, 1, generator=generator).to(images)
-    photos = pool.pictures(person[:thin], torch.zeros(thin, dtype=torch.long))
+    photos = pool.images_of(person[:thin], torch.zeros(thin, dtype=torch.long))
     images[:thin] = torch.lerp(photos, images[:thin], alpha)
     labels[:thin], attributes[:thin] = 0, pool.attributes[person[:thin], 0]
     return disturb(images), labels.to(images.device), attributes.to(images.device)
 
 
 def judging_loss(logits: tuple[Tensor, Tensor], labels: Tensor, attributes: Tensor) -> Tensor:
-    """Cross entropy of the style, and of each attribute that can be told."""
+    """Cross entropy of the style, and of each attribute that is known."""
     style, having = (x.float() for x in logits)
     known, truth = attributes >= 0, attributes.clamp(min=0).float()
     losses = F.binary_cross_entropy_with_logits(having, truth, reduction="none")
-    told = (known * losses).sum() / known.sum()
-    return F.cross_entropy(style, labels, label_smoothing=0.05) + told
+    of_attributes = (known * losses).sum() / known.sum()
+    return F.cross_entropy(style, labels, label_smoothing=0.05) + of_attributes
 
 
 def attack(judge: Judge, images: Tensor, labels: Tensor, epsilon: float, steps: int) -> Tensor:
-    """Projected gradient descent (Madry et al. 2018) of `steps` steps within ε, against style."""
+    """Projected gradient descent (Madry et al. 2018) against the style.
+
+    Args:
+        judge: whom to mislead.
+        images: [N, 3, S, S] in [-1, 1].
+        labels: [N], their styles.
+        epsilon: largest change of a value.
+        steps: of gradient descent, from a random start.
+    """
     moved = images + epsilon * (2 * torch.rand_like(images) - 1)
     for _ in range(steps):
         moved.requires_grad_(True)
@@ -145,33 +185,31 @@ def attack(judge: Judge, images: Tensor, labels: Tensor, epsilon: float, steps: 
     return moved.detach()
 
 
-def train(
-    judge: Judge,
-    pool: Pool,
-    steps: int,
-    epsilon: float,
-    state: Path,
-    deadline: float = math.inf,
-    lr: float = 3e-3,
-    batch: int = BATCH,
+def train_judge(
+    judge: Judge, pool: Pool, config: JudgeTraining, state: Path, deadline: float = math.inf
 ) -> None:
-    """Train in place; takes up again what `state` holds."""
+    """Train in place.
+
+    Args:
+        judge: what is trained, on its own device.
+        pool: the people that it learns from.
+        config: steps, batch and epsilon are of interest here.
+        state: file that is written as training goes; what it holds is taken up again.
+        deadline: when to be done, as `time.time` counts.
+    """
     device = judge.head.weight.device
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.02)
-    step = 0
-    if state.exists():
-        saved = torch.load(state, map_location=device, weights_only=True)
-        judge.load_state_dict(saved["judge"])
-        optimizer.load_state_dict(saved["optimizer"])
-        step = saved["step"]
-    pace, schedule = Pace(steps, 200, step), Schedule(steps, deadline)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
+    parts = {"judge": judge, "optimizer": optimizer}
+    step = resume(state, parts, device)
+    pace, schedule = Pace(config.steps, 200, step), Schedule(config.steps, deadline)
     while (done := schedule(step)) < 1:
-        optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 50) * cosine_rate(done)
+        rate = LEARNING_RATE * min(1.0, (step + 1) / 50) * cosine_rate(done)
+        optimizer.param_groups[0]["lr"] = rate
         generator = torch.Generator().manual_seed(33_000_000 + step)
-        images, labels, attributes = batch_of(pool, batch, generator)
-        reach = epsilon * min(1.0, 2 * done) * torch.rand((), generator=generator).item()
+        images, labels, attributes = batch_of(pool, config.batch, generator)
+        reach = config.epsilon * min(1.0, 2 * done) * torch.rand((), generator=generator).item()
         judge.eval()  # the attack must not count into the batch statistics
-        half = batch // 2
+        half = config.batch // 2
         images[:half] = attack(judge, images[:half], labels[:half], reach, 1)
         judge.train()
         with half_precision(device):
@@ -183,13 +221,21 @@ def train(
         step += 1
         pace(step, loss.detach())
         if step % 200 == 0 or schedule(step) == 1:
-            saved = {"judge": judge.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save({**saved, "step": step}, state)
+            save_state(state, parts, step)
 
 
-def measure(judge: Judge, people: int = 40, seed: int = 77) -> dict[str, float]:
-    """On renders of new people: accuracy of style, clean and under PGD (ε = 4/255), and of glasses,
-    hat and beard over all styles that show them."""
+def measure_rendered(judge: Judge, people: int = 40, seed: int = 77) -> dict[str, float]:
+    """How good a judge is on renders of new people.
+
+    Args:
+        judge: a trained one.
+        people: their number, each drawn in every style.
+        seed: of the people.
+
+    Returns:
+        clean, pgd: accuracy of style, and under PGD (ε = 4/255). glasses, hat, beard: accuracy over
+        all styles that show them.
+    """
     z = new_people(judge, people, seed)
     images = torch.cat([render(z, name, SIZE) for name in STYLE_NAMES])
     labels = torch.arange(len(STYLE_NAMES), device=z.device).repeat_interleave(people)
@@ -204,8 +250,17 @@ def measure(judge: Judge, people: int = 40, seed: int = 77) -> dict[str, float]:
 def measure_generated(
     judge: Judge, generator: Generator, people: int = 40, seed: int = 77
 ) -> dict[str, float]:
-    """On what a generator of photos draws for new people, whose factors its z tell: the share taken
-    for photos, and the accuracy of glasses, hat and beard."""
+    """How good a judge is on what a generator draws of new people, whose factors follow from z.
+
+    Args:
+        judge: a trained one.
+        generator: one that draws photos, on the judge's device.
+        people: their number.
+        seed: of the people.
+
+    Returns:
+        photo: the share taken for photos. glasses, hat, beard: accuracy.
+    """
     z = new_people(judge, people, seed)
     with torch.no_grad():
         images = torch.cat([generator.synthesis(generator.mapping(x)) for x in z.split(PIECE)])
@@ -221,8 +276,14 @@ def new_people(judge: Judge, people: int, seed: int) -> Tensor:
 
 
 def accuracies(judge: Judge, images: Tensor, labels: Tensor, table: Tensor) -> list[float]:
-    """Of style, then of each attribute that is `SEEN`, over the pictures where it can be told
-    (`table` [N, A] of 1, 0 and −1)."""
+    """Accuracy of style, then of each attribute that is `SEEN`, over the images where it is known.
+
+    Args:
+        judge: a trained one.
+        images: [N, 3, S, S] in [-1, 1].
+        labels: [N], their styles.
+        table: [N, A] of 1, 0 and −1, as `attributes_of` gives them.
+    """
     style, having = look(judge, images)
     shares = [(style.argmax(1) == labels).float().mean().item()]
     for name in SEEN:
@@ -233,54 +294,51 @@ def accuracies(judge: Judge, images: Tensor, labels: Tensor, table: Tensor) -> l
     return shares
 
 
-def _told(figures: dict[str, float]) -> dict[str, str]:
+def _as_text(figures: dict[str, float]) -> dict[str, str]:
     return {name: f"{value:.3f}" for name, value in figures.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--people", type=int, default=PEOPLE)
-    parser.add_argument("--batch", type=int, default=BATCH, help="pictures in a step")
-    parser.add_argument("--epsilon", type=float, default=0.08, help="in units of [-1, 1]")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end sooner")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--output", type=Path, default=CHECKPOINTS / "judge.safetensors")
-    parser.add_argument(
-        "--work", type=Path, default=Path("build"), help="folder of the resumable state"
-    )
-    parser.add_argument("--held-out", type=int, default=40, help="new people to measure on")
-    parser.add_argument(
-        "--measure",
-        action="store_true",
-        help="train nothing: say how good the judge in --output is, on renders and on what the "
-        "bundled generator draws",
-    )
-    args = parser.parse_args()
-    started, device = time.time(), pick_device(args.device)
-    if args.measure:
-        judge, generator = load_judge(args.output, device), load_generator("demo", device)
-        told = {
-            "renders": measure(judge, args.held_out),
-            "generated": measure_generated(judge, generator, args.held_out),
-        }
-        print(json.dumps({on: _told(figures) for on, figures in told.items()}))
-        return
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train the judge and save it, or measure a saved one; figures go to standard output.
+
+    Args:
+        arguments: the command line without the script's name; None for that of this process.
+
+    Returns:
+        The exit status.
+    """
+    started = time.time()
+    config = parse_options(JudgeTraining, __doc__.splitlines()[0], arguments)
+    device = pick_device(config.device)
+    if config.measure:
+        print(json.dumps(_measure_saved(config, device)))
+        return 0
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(3)
-    judge, pool = Judge().to(device), Pool(args.people, VIEWS, SIZE, 3, device)
-    args.work.mkdir(parents=True, exist_ok=True)
-    deadline = started + 60 * args.minutes
-    state = args.work / "judge.pt"
-    train(judge, pool, args.steps, args.epsilon, state, deadline, batch=args.batch)
+    judge, pool = Judge().to(device), Pool(config.people, VIEWS, SIZE, 3, device)
+    config.work.mkdir(parents=True, exist_ok=True)
+    train_judge(judge, pool, config, config.work / "judge.pt", started + 60 * config.minutes)
     judge.eval().requires_grad_(False)
-    figures = _told(measure(judge, args.held_out))
+    figures = _as_text(measure_rendered(judge, config.held_out))
     print(json.dumps(figures))
-    judge.cpu()
-    state = {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()}
-    minutes = f"{(time.time() - started) / 60:.1f}"
-    write_safetensors(state, args.output, {**figures, "minutes": minutes})
+    _save(judge, config.output, {**figures, "minutes": f"{(time.time() - started) / 60:.1f}"})
+    return 0
+
+
+def _measure_saved(config: JudgeTraining, device: torch.device) -> dict[str, dict[str, str]]:
+    judge, generator = load_judge(config.output, device), load_generator("demo", device)
+    return {
+        "renders": _as_text(measure_rendered(judge, config.held_out)),
+        "generated": _as_text(measure_generated(judge, generator, config.held_out)),
+    }
+
+
+def _save(judge: Judge, path: Path, metadata: dict[str, str]) -> None:
+    """Write the judge in half precision."""
+    state = judge.cpu().state_dict()
+    state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    write_safetensors(state, path, metadata)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,14 +1,14 @@
-"""A procedural portrait: latent z → 51 factors → layered scene → picture in one of many styles.
+"""A procedural portrait: latent z → 51 factors → layered scene → image in one of many styles.
 
 The renderer is the ground truth of the bundled world. The generator is distilled from its
 "photo" style, CLIP learns its styles and attributes by name, and because every style draws the
 *same* person for the same z, an adapted generator can be compared with what it should have drawn.
 
 Everything is batched, free of resolution and made of soft signed-distance shapes, so that each
-factor changes the picture smoothly. Albedo, shading and part masks are kept apart: a style may
+factor changes the image smoothly. Albedo, shading and part masks are kept apart: a style may
 recolour a part, outline it or flatten its shading without knowing how it was drawn.
 
-Lengths are in the head's frame: x to the right, y downwards, both in [-FRAME, FRAME] in a picture.
+Lengths are in the head's frame: x to the right, y downwards, both in [-FRAME, FRAME] in an image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Z_DIM = 96
-FRAME = 0.82  # half the picture's side, in units of the head's frame: how close the camera is
+FRAME = 0.82  # half the image's side, in units of the head's frame: how close the camera is
 
 FACTORS = (
     "head_width head_height jaw chin skin_tone undertone blush hair_colour hair_length "

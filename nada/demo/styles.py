@@ -1,7 +1,7 @@
 """The styles of the portrait world, as data: what a style edits, adds and how it is finished.
 
 A style is a function of a person (see `render.portrait`) and a size. The same person keeps shape,
-pose and expression in every style, so a style's picture is the truth that an adapted generator
+pose and expression in every style, so a style's image is the truth that an adapted generator
 should reach. Cues are drawn large on purpose: CLIP sees 64 pixels a side.
 """
 
@@ -49,9 +49,9 @@ class Style:
         names: what captions call it, its plainest name first.
         edit: changes a person before they are drawn.
         extras: what is drawn beside the person; see `render.draw`.
-        finish: a drawn scene → picture.
+        finish: a drawn scene → image.
         unseen_name: words for it that captions never use, to measure free wording by.
-        hides: attributes of a person that nobody can tell from a picture in it.
+        hides: attributes of a person that an image in it does not show.
         split: settings of an adaptation may be tuned on targets that are `TUNABLE` and never on
             those that are `HELD_BACK`; one style is the `SOURCE` of all.
         rank: its place among the targets of its split, in tables and plans of runs.
@@ -78,22 +78,30 @@ EXTRA_WEIGHT, FINISH_WEIGHT = 2.0, 4.0
 def draw_partly(
     style: Style, person: Person, size: int, keep: Callable[[], bool]
 ) -> tuple[Tensor, float]:
-    """A person with some of a style's cues: the picture [N, 3, size, size] in [0, 1] and the share
-    of the style that is in it, in [0, 1]. `keep` decides about each cue: every edited number or
-    colour, every extra, the finish."""
+    """A person with some of a style's cues.
+
+    Args:
+        style: whose cues.
+        person: as `render.portrait` gives them.
+        size: a side of the image.
+        keep: decides about each cue: every edited number or colour, every extra, the finish.
+
+    Returns:
+        The image [N, 3, size, size] in [0, 1], and the share of the style in it, in [0, 1].
+    """
     full, mixed = style.edit(dict(person)), dict(person)
     shares = []
 
-    def kept(weight: float) -> bool:
+    def takes(weight: float) -> bool:
         taken = keep()
         shares.append((weight, weight * taken))
         return taken
 
     for name in (name for name in full if full[name] is not person[name]):
-        if kept(CUE_WEIGHTS.get(name, 1.0)):
+        if takes(CUE_WEIGHTS.get(name, 1.0)):
             mixed[name] = full[name]
-    extras = tuple(extra for extra in style.extras if kept(EXTRA_WEIGHT))
-    finish = style.finish if style.finish is photo or kept(FINISH_WEIGHT) else photo
+    extras = tuple(extra for extra in style.extras if takes(EXTRA_WEIGHT))
+    finish = style.finish if style.finish is photo or takes(FINISH_WEIGHT) else photo
     total, present = (sum(column) for column in zip(*shares))
     return finish(draw(mixed, size, extras)).clamp(0, 1), present / total
 
@@ -393,7 +401,7 @@ def tribal_stripes(s: Scene) -> None:
     )
 
 
-# Finishes: a drawn scene → picture
+# Finishes: a drawn scene → image
 
 
 def saturate(image: Tensor, amount: float) -> Tensor:
@@ -424,7 +432,7 @@ GROUPS = (
 
 def outlines(s: Scene, weight: float = 1.0) -> Tensor:
     """Where things or colours meet: [N, 1, H, W] in [0, 1], lines a pixel wide and, where a
-    pixel is large, paler: a picture drawn at 64 looks like one drawn at 128 and made smaller.
+    pixel is large, paler: an image drawn at 64 looks like one drawn at 128 and made smaller.
 
     An eye counts as one thing, or its lines would fill it.
     """

@@ -3,14 +3,14 @@
 OpenAI's architecture at a fraction of the size. Seven things are learnt at once:
 
 - captions: a softmax with several right answers (the renderer knows which captions fit which
-  picture), both ways;
-- directions: for two pictures of one person, E(b) − E(a) should point as the two style names do,
+  image), both ways;
+- directions: for two images of one person, E(b) − E(a) should point as the two style names do,
   which is the very quantity that adaptation follows (StyleGAN-NADA, equation 2);
 - attributes: of two photos the one with glasses must lie further along "a face with glasses" −
   "a face"; of two photos of one person, one with glasses put on, the move must point that way;
 - the person: a linear head must read the renderer's factors off the features, in every style.
   Where features say nothing about who is shown, following a direction wipes people out;
-- degrees: a picture with some of a style's cues, in some places only, or laid on too thin or too
+- degrees: an image with some of a style's cues, in some places only, or laid on too thin or too
   thick, belongs to the style by just that share. Otherwise the loudest cue would do, and adaptation
   would end in a caricature of it;
 - robustness: half of each batch is attacked by one gradient step (FGSM, ε growing over training),
@@ -20,14 +20,17 @@ OpenAI's architecture at a fraction of the size. Seven things are learnt at once
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import random
+import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -46,22 +49,21 @@ from nada.demo.captions import (
     held_out_caption,
     style_caption,
 )
-from nada.demo.data import (
-    Pace,
-    PartlyStyled,
-    Pool,
-    Schedule,
-    cosine_rate,
-    distort,
-    fit_linear,
-    half_precision,
-    has_compiler,
-    kept,
-    patches,
-)
+from nada.demo.data import PartlyStyled, Pool, distort, load_or_render, patches
 from nada.demo.forger import Forger
 from nada.demo.render import FACTORS, Z_DIM, factors_of
 from nada.demo.styles import HAIR_COLOURS, PHOTO, STYLE_NAMES, STYLES, render
+from nada.demo.training import (
+    Pace,
+    Schedule,
+    cosine_rate,
+    fit_linear,
+    half_precision,
+    has_compiler,
+    parse_options,
+    resume,
+    save_state,
+)
 from nada.guidance import SHORTEST_MOVE
 from nada.machine import pick_device
 
@@ -77,6 +79,40 @@ FORGED_FROM = 0.1  # of the training: before that CLIP is fooled by anything
 PEOPLE = 32  # in a step, each in four views
 VIEWS = 4  # a photo, a photo with an attribute given, two styles
 FILES = {"resnet": BUNDLED["demo"], "vit": BUNDLED["demo-vit"]}
+
+
+@dataclass(frozen=True)
+class ClipTraining:
+    """Settings of a training of a CLIP."""
+
+    member: Annotated[str, tuple(MEMBERS)]
+    steps: int = 7000
+    people: Annotated[int, "people in the pool of renders"] = 2400
+    views: Annotated[int, "pictures of each"] = 10
+    batch: Annotated[int, "people of them in a step"] = PEOPLE
+    epsilon: Annotated[float | None, "largest attack (default: the member's own)"] = None
+    generator: Annotated[str, 'whose adaptations to learn from; "" for none'] = "demo"
+    start: Annotated[Path | None, "CLIP file of this member to go on from"] = None
+    rate: Annotated[float, "multiplies the learning rate"] = 1.0
+    minutes: Annotated[float, "end sooner"] = math.inf
+    device: str = "auto"
+    output: Annotated[Path | None, "file to write (default: the bundled one)"] = None
+    work: Annotated[Path, "folder of the resumable state"] = Path("build")
+    compile: Annotated[
+        bool | None,
+        "torch.compile: faster after a minute or two (default: on a CPU, with a compiler)",
+    ] = None
+    held_out: Annotated[int, "new people to measure on"] = 40
+
+    def settled(self, device: torch.device) -> ClipTraining:
+        """The same with nothing left open; compiled where that helps on this device."""
+        compiled = device.type == "cpu" and has_compiler()
+        return replace(
+            self,
+            epsilon=EPSILON[self.member] if self.epsilon is None else self.epsilon,
+            output=self.output or CHECKPOINTS / FILES[self.member],
+            compile=compiled if self.compile is None else self.compile,
+        )
 
 
 @cache
@@ -146,13 +182,13 @@ def fit_head(clip: CLIP, head: nn.Linear, pool: Pool) -> None:
     """Have the head read factors off photos as well as it can: for a CLIP trained before."""
     clip.eval()
     rows = torch.arange(len(pool)).split(200)
-    features = torch.cat([clip.encode_image(pool.pictures(r, torch.zeros_like(r))) for r in rows])
+    features = torch.cat([clip.encode_image(pool.images_of(r, torch.zeros_like(r))) for r in rows])
     fit_linear(head, scale_of(clip) * features, factors_of(pool.z).to(features))
     clip.train()
 
 
 class Batches:
-    """Random people as a photo, with an attribute given and in two styles; a caption a picture."""
+    """Random people as a photo, with an attribute given and in two styles, each with a caption."""
 
     def __init__(
         self,
@@ -162,6 +198,15 @@ class Batches:
         vocabulary: CompactVocabulary,
         seed: int,
     ):
+        """Begin at the first batch of a seed.
+
+        Args:
+            pool: renders of the people, and what is true of them.
+            partly: images of the same people with styles in part.
+            people: P, in a batch.
+            vocabulary: of the captions' tokens.
+            seed: of all that is drawn at random.
+        """
         self.pool, self.partly, self.people, self.vocabulary = pool, partly, people, vocabulary
         self.factors = factors_of(pool.z)
         self.rng, self.generator = random.Random(seed), torch.Generator().manual_seed(seed)
@@ -191,7 +236,7 @@ class Batches:
         batch = {
             "graded": distort(graded),
             "shares": shares,
-            "images": distort(self.pool.pictures(everyone, view)),
+            "images": distort(self.pool.images_of(everyone, view)),
             "styles": styles,
             "attributes": attributes,
             "given": torch.where(had, -1, given),
@@ -204,7 +249,7 @@ class Batches:
         return {key: value.to(graded.device, non_blocking=True) for key, value in batch.items()}
 
     def _graded(self, person: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures [P, 3, S, S] with styles in part, and the shares of the styles in each [P, S].
+        """Images [P, 3, S, S] with styles in part, and the shares of the styles in each [P, S].
 
         Of three kinds: some of the cues of a style; a style in some places only; and
         photo + α (style − photo), whose share rises to 1 at α = 1 and falls beyond, where the
@@ -219,8 +264,8 @@ class Batches:
 
         person, view = person[third:], view[third:]
         rows = torch.arange(third, self.people)
-        photos = self.pool.pictures(person, torch.zeros_like(view))
-        styled = self.pool.pictures(person, view)
+        photos = self.pool.images_of(person, torch.zeros_like(view))
+        styled = self.pool.images_of(person, view)
         mask = patches(third, SIZE, self.generator)
         alpha = 2.2 * torch.rand(len(rows) - third, 1, 1, 1, generator=self.generator)
         amount = torch.cat([mask, alpha.expand(-1, -1, SIZE, SIZE)])
@@ -231,11 +276,18 @@ class Batches:
         )
         share[rows, 0] = (1 - mean).clamp(min=0)
         share[rows] += (1 - share[rows].sum(1, keepdim=True)) / len(STYLE_NAMES)
-        return torch.cat([self.partly.pictures(people), mixed]), share
+        return torch.cat([self.partly.images_of(people), mixed]), share
 
 
-def contrastive(images: Tensor, texts: Tensor, fits: Tensor, scale: Tensor) -> Tensor:
-    """Cross entropy against "any of those that fit", both ways. Features unit, fits [N, M] bool."""
+def contrastive_loss(images: Tensor, texts: Tensor, fits: Tensor, scale: Tensor) -> Tensor:
+    """Cross entropy against "any of those that fit", both ways.
+
+    Args:
+        images: unit features [N, D].
+        texts: unit features [M, D].
+        fits: [N, M] bool, which text is true of which image.
+        scale: what cosines are multiplied by.
+    """
     logits = scale * images @ texts.T
 
     def one_way(table: Tensor, right: Tensor) -> Tensor:
@@ -247,8 +299,14 @@ def contrastive(images: Tensor, texts: Tensor, fits: Tensor, scale: Tensor) -> T
     return 0.5 * (one_way(logits, fits) + one_way(logits.T, fits.T))
 
 
-def directional(images: Tensor, names: Tensor, styles: Tensor) -> Tensor:
-    """1 − cos(E(b) − E(a), T(b) − T(a)) over the pairs of a photo and two styles of each person."""
+def directional_loss(images: Tensor, names: Tensor, styles: Tensor) -> Tensor:
+    """1 − cos(E(b) − E(a), T(b) − T(a)) over the pairs of a photo and two styles of each person.
+
+    Args:
+        images: unit features [4P, D], view by view.
+        names: [S, D], the texts of the styles.
+        styles: [4P], what each image shows.
+    """
     losses = []
     features, style = images.chunk(VIEWS), styles.chunk(VIEWS)
     for a, b in ((0, 2), (0, 3), (2, 3)):
@@ -263,13 +321,20 @@ def mean_where(mask: Tensor, values: Tensor) -> Tensor:
     return (mask * values).sum() / mask.sum().clamp(min=1)
 
 
-def attributive(images: Tensor, texts: Tensor, batch: dict[str, Tensor], scale: Tensor) -> Tensor:
-    """How far attributes are from being told: the sum of four means.
+def attribute_loss(
+    images: Tensor, texts: Tensor, batch: dict[str, Tensor], scale: Tensor
+) -> Tensor:
+    """How badly attributes are recognised: the sum of four means.
 
-    images [4P, D]; texts: features of having [A], lacking [len(ABSENT)] and alone [1].
     Ranking: of two photos the one that has an attribute lies further along "having" − "alone".
     Presence: "with" against "without". Hair colour: one text out of five. Direction: a photo and
     the same with an attribute given.
+
+    Args:
+        images: unit features [4P, D], view by view.
+        texts: unit features of having [A], lacking [len(ABSENT)] and alone [1].
+        batch: as `Batches` gives it.
+        scale: what cosines are multiplied by.
     """
     people, names = len(images) // VIEWS, list(ATTRIBUTES)
     having, lacking, alone = texts.split([len(ATTRIBUTES), len(ABSENT), 1])
@@ -302,15 +367,28 @@ def scale_of(clip: CLIP) -> Tensor:
     return clip.model.logit_scale.exp().clamp(max=30)
 
 
-def likeness(predicted: Tensor, factors: Tensor) -> Tensor:
-    """Share of the factors' variance (1/12 each, they are uniform) that is not read off."""
+def unexplained_variance(predicted: Tensor, factors: Tensor) -> Tensor:
+    """Share of the factors' variance (1/12 each, they are uniform) that is not read off; 0 is best.
+
+    Args:
+        predicted: [N, F], what was read off.
+        factors: [N, F], in (0, 1).
+    """
     return 12 * F.mse_loss(predicted, factors)
 
 
 def total_loss(
     clip: CLIP, head: nn.Module, images: Tensor, batch: dict, texts: dict[str, Tensor]
 ) -> Tensor:
-    """The sum of all parts; of the last one only where `images` hold the graded pictures too."""
+    """The sum of all parts that images and their texts give.
+
+    Args:
+        clip: what is trained.
+        head: reads the factors off its features.
+        images: [4P, 3, S, S], or those and the graded ones, which add the last part.
+        batch: as `Batches` gives it.
+        texts: as `encode_texts` gives them.
+    """
     count = len(batch["styles"])
     with half_precision(images.device):
         everything = clip.encode_image(images)
@@ -320,11 +398,11 @@ def total_loss(
     rows = torch.arange(count, device=images.device)
     own = torch.cat([rows[:people], rows[2 * people :]])  # nothing was given
     loss = (
-        contrastive(features, texts["captions"], batch["fits"], scale)
+        contrastive_loss(features, texts["captions"], batch["fits"], scale)
         + 0.5 * F.cross_entropy(scale * features @ texts["names"].T, batch["styles"])
-        + 2.0 * directional(features, texts["names"], batch["styles"])
-        + 2.0 * attributive(features, texts["attributes"], batch, scale)
-        + 3.0 * likeness(head(features[own] * scale), batch["factors"][own])
+        + 2.0 * directional_loss(features, texts["names"], batch["styles"])
+        + 2.0 * attribute_loss(features, texts["attributes"], batch, scale)
+        + 3.0 * unexplained_variance(head(features[own] * scale), batch["factors"][own])
     )
     if len(graded):
         loss = loss + F.cross_entropy(scale * graded @ texts["names"].T, batch["shares"])
@@ -334,12 +412,18 @@ def total_loss(
 def forgery_loss(
     clip: CLIP, head: nn.Module, forged: dict[str, Tensor], views: RandomViews, names: Tensor
 ) -> Tensor:
-    """How far CLIP is from the truth about what a `Forger` gave it, seen through `views`; names
-    [S, D], with gradient.
+    """How far CLIP is from the truth about what a `Forger` gave it.
 
-    The directional loss of a pair should be what the pictures' own directions say, the style's
-    share in the later picture what of the change is true, and the person be read off the earlier
+    The directional loss of a pair should be what the images' own directions say, the style's
+    share in the later image what of the change is true, and the person be read off the earlier
     one, which is the generator's and not the renderer's.
+
+    Args:
+        clip: what is trained.
+        head: reads the factors off its features.
+        forged: what a `Forger` gave.
+        views: through which the images are seen.
+        names: [S, D], the texts of the styles, with gradient.
     """
     seen = torch.cat(views.draw(SIZE, forged["before"], forged["after"]))
     with half_precision(names.device):
@@ -354,64 +438,60 @@ def forgery_loss(
     shares[:, 0] = (1 - forged["length"]).clamp(min=0) * (1 - share)
     shares += (1 - shares.sum(1, keepdim=True)) / len(names)
     graded = F.cross_entropy(scale * adapted @ names.T, shares)
-    people = likeness(head(source * scale), factors_of(forged["z"]))
+    people = unexplained_variance(head(source * scale), factors_of(forged["z"]))
     return 4.0 * direction_error + graded + people
+
+
+def optimizer_of(learner: nn.Module) -> torch.optim.AdamW:
+    """AdamW that decays matrices and kernels, and neither biases nor scales."""
+    parameters = list(learner.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    fused = parameters[0].device.type != "cpu"
+    return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), fused=fused)
 
 
 def train(
     clip: CLIP,
     batches: Batches,
-    steps: int,
+    config: ClipTraining,
     state: Path,
-    epsilon: float,
-    compiled: bool,
     forger: Forger | None = None,
     deadline: float = math.inf,
-    rate: float = 1.0,
-    continued: bool = False,
 ) -> None:
-    """Train in place; takes up again what `state` holds. The head that reads factors is dropped,
-    and a forger starts anew.
+    """Train in place. The head that reads factors is dropped, and a forger starts anew.
 
-    compiled: whether to compile the image tower. deadline: when to be done, as `Schedule` takes it.
-    rate: a factor on the learning rate. continued: the weights were trained before.
+    Args:
+        clip: what is trained, on its own device.
+        batches: what it learns from.
+        config: the settings, `settled`.
+        state: file that is written as training goes; what it holds is taken up again.
+        forger: what to learn from beside the batches.
+        deadline: when to be done, as `time.time` counts.
     """
     device = clip.model.logit_scale.device
     head = nn.Linear(EMBED, len(FACTORS)).to(device)
-    if continued:
+    if config.start:
         fit_head(clip, head, batches.pool)
     learner = nn.ModuleDict({"clip": clip, "head": head})
-    decayed = [p for p in learner.parameters() if p.ndim > 1]
-    plain = [p for p in learner.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-        lr=LEARNING_RATE,
-        betas=(0.9, 0.98),
-        fused=device.type != "cpu",
-    )
-    step = 0
-    if state.exists():
-        saved = torch.load(state, map_location=device, weights_only=True)
-        learner.load_state_dict(saved["learner"])
-        optimizer.load_state_dict(saved["optimizer"])
-        step = saved["step"]
-    if compiled:
+    optimizer = optimizer_of(learner)
+    parts = {"learner": learner, "optimizer": optimizer}
+    step = resume(state, parts, device)
+    if config.compile:
         clip.encode_image = torch.compile(clip.encode_image)
-    pace, schedule = Pace(steps, 100, step), Schedule(steps, deadline)
+    pace, schedule = Pace(config.steps, 100, step), Schedule(config.steps, deadline)
     views = RandomViews(1)
     while (done := schedule(step)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * rate * min(1.0, (step + 1) / 100) * cosine_rate(done)
+            rate = config.rate * min(1.0, (step + 1) / 100) * cosine_rate(done)
+            group["lr"] = LEARNING_RATE * rate
         batch = batches()
         texts = encode_texts(clip, batch)
-        images = batch["images"]
-        reach = epsilon * min(1.0, 2 * done) * random.Random(step).random()
-        if reach > 0:
-            images = attacked_half(clip, head, images, batch, texts, reach)
-        images = torch.cat([images, batch["graded"]])
-        images = images.contiguous(memory_format=torch.channels_last)
-        loss = total_loss(clip, head, images, batch, texts)
-        if forger and (continued or done > FORGED_FROM):
+        reach = config.epsilon * min(1.0, 2 * done) * random.Random(step).random()
+        loss = total_loss(clip, head, seen_images(clip, head, batch, texts, reach), batch, texts)
+        if forger and (config.start or done > FORGED_FROM):
             forged = forger(clip, texts["names"])
             loss = loss + forgery_loss(clip, head, forged, views, texts["names"])
         optimizer.zero_grad(set_to_none=True)
@@ -421,14 +501,19 @@ def train(
         step += 1
         pace(step, loss.detach())
         if step % 500 == 0 or schedule(step) == 1:
-            torch.save(
-                {
-                    "learner": learner.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                },
-                state,
-            )
+            save_state(state, parts, step)
+
+
+def seen_images(
+    clip: CLIP, head: nn.Module, batch: dict, texts: dict[str, Tensor], reach: float
+) -> Tensor:
+    """The images of a step: the batch's, half of them attacked where `reach` is above 0, then the
+    graded ones."""
+    images = batch["images"]
+    if reach > 0:
+        images = attacked_half(clip, head, images, batch, texts, reach)
+    images = torch.cat([images, batch["graded"]])
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def encode_texts(clip: CLIP, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -450,8 +535,17 @@ def attacked_half(
     texts: dict[str, Tensor],
     reach: float,
 ) -> Tensor:
-    """One FGSM step of `reach` (in units of [-1, 1]; Goodfellow et al. 2015) from a random start
-    (Wong et al. 2020) on the pictures of every other person."""
+    """Images of every other person attacked: one FGSM step (Goodfellow et al. 2015) from a random
+    start (Wong et al. 2020).
+
+    Args:
+        clip: whom to mislead.
+        head: reads the factors off its features.
+        images: [4P, 3, S, S] in [-1, 1], view by view.
+        batch: as `Batches` gives it.
+        texts: as `encode_texts` gives them.
+        reach: length of the step, in units of [-1, 1].
+    """
     people = len(images) // VIEWS
     chosen = torch.arange(0, people, 2, device=images.device)
     rows = torch.cat([chosen + view * people for view in range(VIEWS)])
@@ -476,7 +570,16 @@ def attacked_half(
 def pgd(
     clip: CLIP, images: Tensor, labels: Tensor, names: Tensor, epsilon: float, steps: int = 10
 ) -> Tensor:
-    """Projected gradient descent (Madry et al. 2018) against the zero-shot style label."""
+    """Projected gradient descent (Madry et al. 2018) against the zero-shot style label.
+
+    Args:
+        clip: whom to mislead.
+        images: [N, 3, S, S] in [-1, 1].
+        labels: [N], their styles.
+        names: [S, D], the texts of the styles.
+        epsilon: largest change of a value.
+        steps: of gradient descent, from a random start.
+    """
     moved = (images + epsilon * (2 * torch.rand_like(images) - 1)).clamp(-1, 1)
     for _ in range(steps):
         moved.requires_grad_(True)
@@ -487,14 +590,18 @@ def pgd(
     return moved.detach()
 
 
-def measure(clips: list[CLIP], people: int = 40, seed: int = 999) -> dict[str, float]:
+def measure_clips(clips: list[CLIP], people: int = 40, seed: int = 999) -> dict[str, float]:
     """Held-out figures of one CLIP or an ensemble (mean of cosines).
 
-    style: zero-shot style on new people, with the first name of each style alone; wording: with
-    sentences and synonyms that training never used; pgd: style under PGD with ε = 4/255, the first
-    model attacked. For glasses, hat and beard: how often "with" beats "without" where it should,
-    the mean of both kinds of people; hair colour: one of five; for other attributes how well the
-    text separates photos with and without them (area under ROC, 0.5 is chance).
+    Args:
+        clips: the CLIPs, all on one device.
+        people: number of new people, each drawn in every style.
+        seed: of the people and of the wordings.
+
+    Returns:
+        style: zero-shot style on new people, with the first name of each style alone. wording: with
+        sentences and synonyms that training never used. pgd: style under PGD with ε = 4/255, the
+        first model attacked. The rest: `attribute_skill`.
     """
     device = clips[0].model.logit_scale.device
     z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed)).to(device)
@@ -502,21 +609,16 @@ def measure(clips: list[CLIP], people: int = 40, seed: int = 999) -> dict[str, f
     labels = torch.arange(len(STYLE_NAMES), device=device).repeat_interleave(people)
     rng = random.Random(seed)
 
-    def names(sentences) -> list[Tensor]:
-        return [
-            F.normalize(torch.stack([c.encode_text(s).mean(0) for s in sentences]), dim=1)
-            for c in clips
-        ]
-
-    def accuracy(pictures: Tensor, texts: list[Tensor]) -> float:
-        scores = sum(c.encode_image(pictures) @ t.T for c, t in zip(clips, texts))
+    def accuracy(images: Tensor, names: list[str]) -> float:
+        texts = [clip.encode_text(names) for clip in clips]
+        scores = sum(clip.encode_image(images) @ t.T for clip, t in zip(clips, texts))
         return (scores.argmax(1) == labels).float().mean().item()
 
-    plain = names([[STYLES[name].names[0]] for name in STYLE_NAMES])
-    attacked = pgd(clips[0], images, labels, plain[0], 8 / 255)
+    plain = [STYLES[name].names[0] for name in STYLE_NAMES]
+    attacked = pgd(clips[0], images, labels, clips[0].encode_text(plain), 8 / 255)
     with torch.no_grad():
         wordings = [
-            accuracy(images, names([[held_out_caption(i, rng)] for i in range(len(STYLE_NAMES))]))
+            accuracy(images, [held_out_caption(i, rng) for i in range(len(STYLE_NAMES))])
             for _ in range(5)
         ]
         return {
@@ -528,7 +630,18 @@ def measure(clips: list[CLIP], people: int = 40, seed: int = 999) -> dict[str, f
 
 
 def attribute_skill(clips: list[CLIP], seed: int, people: int = 400) -> dict[str, float]:
-    """The figures of `measure` for attributes."""
+    """How well texts separate photos with an attribute from photos without it.
+
+    Args:
+        clips: one CLIP or an ensemble, all on one device.
+        seed: of the people.
+        people: their number.
+
+    Returns:
+        For glasses, hat and beard: how often "with" beats "without" where it should, the mean of
+        both kinds of people. hair colour: one of five. For other attributes the area under ROC
+        (`separation`; 0.5 is chance).
+    """
     device = clips[0].model.logit_scale.device
     z = torch.randn(people, Z_DIM, generator=torch.Generator().manual_seed(seed)).to(device)
     photos, table = render(z, PHOTO, SIZE), attributes_of(factors_of(z), PHOTO)
@@ -550,87 +663,70 @@ def attribute_skill(clips: list[CLIP], seed: int, people: int = 400) -> dict[str
             figures[name] = separation((having - alone)[truth >= 0], truth[truth >= 0])
     truth = table[:, [list(ATTRIBUTES).index(name) for name in HAIR_COLOURS]]
     certain = (truth == 1).sum(1) == 1
-    told = scores([f"a person {ATTRIBUTES[name][0]}" for name in HAIR_COLOURS]).argmax(1)
-    right = told[certain] == truth[certain].argmax(1)
+    named = scores([f"a person {ATTRIBUTES[name][0]}" for name in HAIR_COLOURS]).argmax(1)
+    right = named[certain] == truth[certain].argmax(1)
     return {"hair colour": right.float().mean().item(), **figures}
 
 
 def separation(scores: Tensor, labels: Tensor) -> float:
-    """Chance that a picture with the attribute scores above one without it (area under ROC)."""
+    """Chance that an image with the attribute scores above one without it (area under ROC)."""
     positive, negative = scores[labels == 1], scores[labels == 0]
     return (positive[:, None] > negative[None]).float().mean().item()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("member", choices=list(MEMBERS))
-    parser.add_argument("--steps", type=int, default=7000)
-    parser.add_argument("--people", type=int, default=2400, help="people in the pool of renders")
-    parser.add_argument("--views", type=int, default=10, help="pictures of each")
-    parser.add_argument("--batch", type=int, default=PEOPLE, help="people of them in a step")
-    parser.add_argument("--epsilon", type=float, help="largest attack (default: the member's own)")
-    parser.add_argument(
-        "--generator", default="demo", help='whose adaptations to learn from; "" for none'
-    )
-    parser.add_argument("--start", type=Path, help="CLIP file of this member to go on from")
-    parser.add_argument("--rate", type=float, default=1.0, help="multiplies the learning rate")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end sooner")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--output", type=Path, help="file to write (default: the bundled one)")
-    parser.add_argument(
-        "--work", type=Path, default=Path("build"), help="folder of the resumable state"
-    )
-    parser.add_argument(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        help="torch.compile: faster after a minute or two (default: on a CPU, with a compiler)",
-    )
-    parser.add_argument("--held-out", type=int, default=40, help="new people to measure on")
-    args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
-    started, device = time.time(), pick_device(args.device)
-    if args.compile is None:
-        args.compile = device.type == "cpu" and has_compiler()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train a CLIP and save it; its figures go to standard output.
+
+    Args:
+        arguments: the command line without the script's name; None for that of this process.
+
+    Returns:
+        The exit status.
+    """
+    started = time.time()
+    config = parse_options(ClipTraining, __doc__.splitlines()[0], arguments)
+    device = pick_device(config.device)
+    config = config.settled(device)
+    config.work.mkdir(parents=True, exist_ok=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    seed = MEMBERS[args.member]["seed"]
     vocabulary = CompactVocabulary()
-    clip = build_model(args.member, vocabulary).train().to(device)
-    if args.start:
-        take_over(clip, vocabulary, args.start)
-    base = load_generator(args.generator, device) if args.generator else None
-    renders = f"{args.people}-{args.views}.pt"
-    pool = kept(Pool, args.work / f"pool-{renders}", args.people, args.views, SIZE, 1, device)
-    partly = kept(PartlyStyled, args.work / f"partly-{renders}", pool, SIZE, 1)
-    train(
-        clip,
-        Batches(pool, partly, args.batch, vocabulary, seed),
-        args.steps,
-        args.work / f"clip-{args.member}.pt",
-        EPSILON[args.member] if args.epsilon is None else args.epsilon,
-        args.compile,
-        forger=Forger(base, pool, seed, max(1, args.batch // PEOPLE)) if base else None,
-        deadline=started + 60 * args.minutes,
-        rate=args.rate,
-        continued=args.start is not None,
-    )
+    clip = build_model(config.member, vocabulary).train().to(device)
+    if config.start:
+        take_over(clip, vocabulary, config.start)
+    batches, forger = teachers(config, vocabulary, device)
+    state = config.work / f"clip-{config.member}.pt"
+    train(clip, batches, config, state, forger, started + 60 * config.minutes)
+    finish(clip, vocabulary, device)
+    figures = measure_clips([clip], config.held_out)
+    print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
+    words = {word for text in all_texts() for word in clip.spoken_words(text)}
+    metadata = {name: f"{value:.3f}" for name, value in figures.items()}
+    metadata["minutes"] = f"{(time.time() - started) / 60:.1f}"
+    save_clip(clip.model, config.output, vocabulary.ids, words, metadata)
+    return 0
+
+
+def teachers(
+    config: ClipTraining, vocabulary: CompactVocabulary, device: torch.device
+) -> tuple[Batches, Forger | None]:
+    """What a CLIP learns from; the renders are kept in the work folder."""
+    base = load_generator(config.generator, device) if config.generator else None
+    seed, file = MEMBERS[config.member]["seed"], f"{config.people}-{config.views}.pt"
+    sizes = (config.people, config.views, SIZE)
+    pool = load_or_render(Pool, config.work / f"pool-{file}", *sizes, 1, device)
+    partly = load_or_render(PartlyStyled, config.work / f"partly-{file}", pool, SIZE, 1)
+    batches = Batches(pool, partly, config.batch, vocabulary, seed)
+    times = max(1, config.batch // PEOPLE)
+    return batches, Forger(base, pool, seed, times) if base else None
+
+
+def finish(clip: CLIP, vocabulary: CompactVocabulary, device: torch.device) -> None:
+    """Make a trained CLIP one for use, in place: frozen, not compiled, with the full vocabulary."""
     clip.__dict__.pop("encode_image", None)  # the compiled one
     clip.requires_grad_(False).eval().cpu()
     expanded(clip.model, vocabulary)
     clip.float().to(device)
-    figures = measure([clip], args.held_out)
-    print(json.dumps({k: round(v, 3) for k, v in figures.items()}))
-    words = {word for text in all_texts() for word in clip.spoken_words(text)}
-    save_clip(
-        clip.model,
-        args.output or CHECKPOINTS / FILES[args.member],
-        vocabulary.ids,
-        words,
-        {
-            **{k: f"{v:.3f}" for k, v in figures.items()},
-            "minutes": f"{(time.time() - started) / 60:.1f}",
-        },
-    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
