@@ -19,7 +19,6 @@ import torch
 import yaml
 from PIL import Image
 
-from nada.__main__ import build_parser
 from nada.checkpoint import load_generator
 from nada.clip import load_clip
 from nada.guidance import GlobalLoss
@@ -122,19 +121,37 @@ def commands(script: str) -> list[list[str]]:
     return found
 
 
+class Parsed(Exception):
+    """Command-line arguments were read without an error."""
+
+
+@pytest.fixture(autouse=True)
+def only_parse(monkeypatch):
+    """Programs end once they have understood their arguments."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def stop(self, arguments=None, namespace=None):
+        parse(self, arguments, namespace)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+
+
 def check(words: list[str]) -> None:
     """Raise if a command's program, files or options are not there; run nothing."""
     for placeholder, value in PLACEHOLDERS.items():
         words = [word.replace(placeholder, value) for word in words]
-    if words[:3] == ["python", "-m", "nada"] or words[0] == "nada":
-        arguments = words[3:] if words[0] == "python" else words[1:]
-        understand(build_parser(), arguments if len(arguments) > 1 else [*arguments, "--help"])
+    if words[0] == "nada" or (
+        words[:2] == ["python", "-m"] and words[2].startswith(("nada", "op"))
+    ):
+        module, *arguments = words if words[0] == "nada" else words[2:]
+        understood(module, arguments)
     elif words[:3] == ["python", "-m", "pytest"]:
         assert all((ROOT / word).exists() for word in words[3:] if word.endswith(".py")), words
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), words
     elif words[:2] == ["python", "app.py"]:
-        importlib.import_module("app").parse(words[2:])
+        understood("app", words[2:])
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file(), words
     elif words[:2] == ["pip", "install"]:
@@ -144,11 +161,17 @@ def check(words: list[str]) -> None:
         assert words[0] in TOOLS, words
 
 
-def understand(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+def understood(name: str, arguments: list[str]) -> None:
+    """Let a program read its arguments; a lone command of `nada` is only a mention of it."""
+    if name == "nada" and len(arguments) < 2:
+        arguments = [*arguments, "--help"]
+    module = importlib.import_module(f"{name}.__main__" if name in ("nada", "op") else name)
     try:
-        parser.parse_args(arguments)
+        module.parse(arguments) if name == "app" else module.main(arguments)
+    except Parsed:
+        pass
     except SystemExit as end:
-        assert end.code == 0, arguments
+        assert end.code == 0, (name, arguments)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -161,9 +184,18 @@ def test_the_commands_in_blocks_are_understood(page):
 @pytest.mark.parametrize("page", EVERY_PAGE)
 def test_the_commands_in_the_text_are_understood(page):
     for span in spans(page):
+        span = re.sub(r"^(train_\w+|judge) ", r"python -m nada.demo.\1 ", span)
         if re.match(r"(\w+=\S+ )?(python (-m|app)|pip install|nada) ", span):
             for words in commands(span):
                 check(words)
+
+
+def test_the_settings_that_are_said_to_trade_something_are_settings():
+    section = TEXT["nada/experiments/README.md"].split("## What the settings trade\n")[1]
+    flags = re.findall(r"^\| `(--[^`]+)`", section, re.MULTILINE)
+    assert len(flags) == 6
+    for flag in flags:
+        understood("nada", ["adapt", "--target", "zombie", *flag.replace("N", "2").split()])
 
 
 # Links and names
