@@ -23,7 +23,23 @@ Select = Callable[..., Sequence[str]]  # (generator, z, names=candidates) → na
 
 
 class DivergedError(RuntimeError):
-    """The numbers left the range of floats; the generator keeps its last good weights."""
+    """The numbers left the range of floats; the generator keeps its last good weights.
+
+    Args:
+        step: of the run, from 0.
+        reason: what is not a number any more, a sentence.
+        lr: the learning rate of the step.
+    """
+
+    def __init__(self, step: int, reason: str, lr: float):
+        super().__init__(step, reason, lr)
+        self.step, self.reason, self.lr = step, reason, lr
+
+    def __str__(self) -> str:
+        return (
+            f"The run stopped in step {self.step + 1}: {self.reason} The generator keeps the "
+            f"weights of the last sound step. Lower the learning rate, now {self.lr:g}."
+        )
 
 
 @dataclass(frozen=True)
@@ -183,7 +199,7 @@ def adapt(
     config: AdaptConfig,
     select: Select | None = None,
 ) -> Iterator[Progress]:
-    """Train `trainable` in place, a deep copy of `frozen`; yields after every step.
+    """Train `trainable` in place; yields after every step.
 
     The mapping network, the constant and the stored noise are never trained. However the run
     ends, by itself, by `close()` at any yield or by an error, `trainable` has whole steps behind
@@ -191,8 +207,10 @@ def adapt(
 
     Args:
         frozen: left as it is.
-        loss_fn: (source images, adapted images) → scalar; as from `objective`, whose `terms` are
-            reported and whose random views follow the seed.
+        trainable: a deep copy of it.
+        loss_fn: (source images, adapted images) → scalar, such as from `build_loss`, whose `terms`
+            are reported and whose random views follow the seed.
+        config: settings of the loop.
         select: (generator, z, names=candidates) → names of layers to train, such as
             `partial(select_by_gradient, objective=GlobalLoss(clip, target), k=6)`; None trains
             all candidates.
@@ -230,10 +248,7 @@ def adapt(
             yield Progress(step + 1, config.steps, loss, terms, layers, lr, seconds, eta, preview)
     except FloatingPointError as error:
         _copy(last_good, trained)
-        raise DivergedError(
-            f"The run stopped in step {step + 1}: {error} The generator keeps the weights of the "
-            f"last sound step. Lower the learning rate, now {config.lr_at(step):g}."
-        ) from error
+        raise DivergedError(step, str(error), config.lr_at(step)) from error
     finally:
         trainable.requires_grad_(False)
         trainable.zero_grad(set_to_none=True)

@@ -394,7 +394,7 @@ def test_a_run_that_diverges_is_a_result(models, workbench, tmp_path, monkeypatc
         for progress in adapt(*arguments):
             yield progress
             if progress.step == 2:
-                raise DivergedError("The run stopped in step 3.")
+                raise DivergedError(2, "The loss is nan.", 0.1)
 
     monkeypatch.setattr("nada.experiments.trial.adapt", diverging)
     result = perform(only_run(models), tmp_path / "run", workbench)
