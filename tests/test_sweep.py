@@ -398,7 +398,8 @@ def test_a_run_that_diverges_is_a_result(models, workbench, tmp_path, monkeypatc
 
     monkeypatch.setattr("nada.experiments.trial.adapt", diverging)
     result = perform(only_run(models), tmp_path / "run", workbench)
-    assert result["diverged"] == "The run stopped in step 3." and result["steps_done"] == 2
+    assert result["diverged"].startswith("The run stopped in step 3: The loss is nan.")
+    assert result["steps_done"] == 2
     monkeypatch.undo()
     short = perform(only_run(models, steps=2), tmp_path / "short", workbench)
     assert 0 < result["figures"]["lp"] != 1 and short["diverged"] is None
