@@ -120,7 +120,7 @@ def test_prompts_that_mean_the_same_get_a_sentence(clip_tiny, target):
 def test_a_prompt_too_long_with_its_template_gets_a_sentence(clip_tiny):
     longest = "word " * 22
     clip_tiny.encode_text([longest])
-    with pytest.raises(PromptError, match="choose images of another domain"):
+    with pytest.raises(PromptError, match="tokens with the words around it"):
         text_direction(clip_tiny, "photo", longest)
 
 
