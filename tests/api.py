@@ -1,12 +1,13 @@
 """The app's endpoints as scripts call them: with gradio's client, and without."""
 
 import json
-import time
 import urllib.request
 
 import numpy as np
 from gradio_client import Client
 from PIL import Image
+
+from tests.helpers import wait_for
 
 QUICK = {"source": "photo", "target": "pencil sketch", "steps": 4, "k": 2, "batch": 2}
 LONG = {**QUICK, "steps": 2000, "batch": 16, "k": 0}
@@ -19,15 +20,6 @@ def connect(server) -> Client:
 def adapt(client, **settings):
     """A quick run to its end: pairs, status, domain file."""
     return client.predict(**{**QUICK, **settings}, api_name="/adapt")
-
-
-def wait_for(condition, seconds=60):
-    """The first true value of a condition; fails when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-    return value
 
 
 def started(job):

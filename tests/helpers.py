@@ -1,6 +1,7 @@
 """Weights that anyone can rebuild, tiny models, and the numbers of the reference programs."""
 
 import copy
+import time
 import zlib
 from pathlib import Path
 
@@ -72,6 +73,15 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return ((got - expected).norm() / expected.norm()).item()
+
+
+def wait_for(condition, seconds=60):
+    """The first true value of a condition; fails when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+    return value
 
 
 @torch.no_grad()

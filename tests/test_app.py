@@ -23,8 +23,8 @@ from nada.layers import SELECTORS
 from nada.sample import sample
 from nada.serve.api import Api
 from nada.serve.images import page_grid
-from tests.api import LONG, QUICK, adapt, answered, call, connect, same, started, wait_for
-from tests.helpers import equal, quick_first
+from tests.api import LONG, QUICK, adapt, answered, call, connect, same, started
+from tests.helpers import equal, quick_first, wait_for
 from tests.served import serve
 
 

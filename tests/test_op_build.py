@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ import torch
 import op
 from op import backends
 from op.build import BACKENDS, CPP, _cause, folder
+from tests.helpers import wait_for
 
 REPOSITORY = Path(__file__).parent.parent
 # what the page does on start: import, make a picture, tell which operations run
@@ -173,9 +173,7 @@ def test_auto_builds_in_the_background_for_the_next_start(tmp_path):
     first = start(cache=cache)
     assert first["runs"] == "reference" and not first["warnings"]
     assert "being built in the background" in first["why_not"]["cpp"]
-    deadline = time.monotonic() + 200
-    while not list(cache.glob("*/built")) and time.monotonic() < deadline:
-        time.sleep(0.5)
+    wait_for(lambda: list(cache.glob("*/built")), 200)
     assert start(cache=cache)["runs"] == "cpp"
 
 

@@ -14,6 +14,7 @@ from nada.delta import Delta
 from nada.facts import describe
 from nada.serve.domains import KeptDomains
 from nada.serve.sessions import Sessions
+from tests.helpers import wait_for
 
 
 def domain(name="zombie", **facts) -> Delta:
@@ -73,19 +74,12 @@ def test_a_session_without_an_id_is_nobody_elses(sessions):
     assert sessions.get("me") is sessions.get("me") and "me" in sessions
 
 
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def test_who_is_not_heard_of_is_forgotten_even_if_nobody_comes():
     sessions = Sessions(None, keep_seconds=4.0)
     for i in range(50):
         sessions.get(str(i))
     assert len(sessions) == 50
-    wait_until(lambda: len(sessions) == 0)
+    wait_for(lambda: len(sessions) == 0)
 
 
 def test_who_closed_the_page_is_soon_forgotten_and_the_rest_is_not():
@@ -94,7 +88,7 @@ def test_who_closed_the_page_is_soon_forgotten_and_the_rest_is_not():
         sessions.get(str(i))
     began = time.monotonic()
     sessions.leave(sessions.get("1"))
-    wait_until(lambda: len(sessions) == 2)
+    wait_for(lambda: len(sessions) == 2)
     assert "1" not in sessions and time.monotonic() - began > 1  # a lost line comes back
 
 

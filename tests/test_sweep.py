@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +38,7 @@ from nada.generator import Generator
 from nada.guidance import target_loss
 from nada.layers import candidates, w_shifts
 from nada.presets import PRESETS
-from tests.helpers import TINY, equal, tiny_generator
+from tests.helpers import TINY, equal, tiny_generator, wait_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -467,13 +466,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(condition, seconds: float = 200) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes in /proc")
 def test_a_sweep_goes_on_after_kill_9_and_its_processes_end_with_it(
@@ -484,7 +476,7 @@ def test_a_sweep_goes_on_after_kill_9_and_its_processes_end_with_it(
     sweep = subprocess.Popen(
         [sys.executable, "-m", "nada", *command], cwd=ROOT, stderr=subprocess.DEVNULL
     )
-    wait_for(lambda: list(out.glob("runs/*/result.json")))
+    wait_for(lambda: list(out.glob("runs/*/result.json")), 200)
     workers = children(sweep.pid)
     os.kill(sweep.pid, signal.SIGKILL)
     sweep.wait()
