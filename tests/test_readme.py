@@ -27,9 +27,9 @@ from tests.served import ROOT, serve_app
 
 PAGES = (
     "README.md", "examples/README.md", "checkpoints/README.md", "nada/formats/README.md",
-    "nada/experiments/README.md",
+    "nada/experiments/README.md", "op/README.md",
 )  # fmt: skip
-EVERY_PAGE = (*PAGES, "REPORT.md", "op/README.md")
+EVERY_PAGE = (*PAGES, "REPORT.md")
 TEXT = {page: (ROOT / page).read_text() for page in EVERY_PAGE}
 
 COMMANDS, LIBRARY, SERVED, SHOWN = "commands", "library", "served", "shown"
@@ -57,6 +57,10 @@ BLOCKS = {  # page: {a block's first line: what it is}
     "nada/experiments/README.md": {
         "python -m nada sweep selection loss optimiser collapse cheaper "
         "--out build/sweeps/all --jobs 2": COMMANDS,
+    },
+    "op/README.md": {
+        'python -m pytest tests/test_op.py tests/test_op_backends.py -k "not host"': COMMANDS,
+        "for NADA_OP in reference cuda; do": SHOWN,  # wants a GPU
     },
 }
 PLACEHOLDERS = {"…": "zombie", "VARIANT": "reference", "MINUTES": "60"}
