@@ -18,10 +18,13 @@ CROSSOVERS = ("paired", "unpaired")
 
 
 class RandomLayers:
-    """k layers drawn by lot, new ones at each choice: what any rule of choice has to beat.
+    """k layers drawn at random, new ones at each choice: what any rule of choice has to beat.
 
-    seed: of the lots; called as the selectors of `nada.layers`, whose arguments about a gradient
-    pass mean nothing here. k = 0 means all candidates.
+    Called as the selectors of `nada.layers`, whose arguments about a gradient pass mean nothing
+    here. k = 0 means all candidates.
+
+    Args:
+        seed: of the draws.
     """
 
     def __init__(self, seed: int):
