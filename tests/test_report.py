@@ -163,7 +163,7 @@ def test_charts_are_sound_and_show_every_case_and_figure(folder):
 def test_without_matplotlib_there_is_a_report_and_a_sentence(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # import fails
     assert main(["report", str(folder)]) == 0
-    assert 'pip install "stylegan-nada[reports]"' in capsys.readouterr().err
+    assert 'pip install -e ".[reports]"' in capsys.readouterr().err
     text = (folder / "report.md").read_text()
     assert "| changed |" in text and ".svg" not in text and "test-1-people.png" in text
     (folder / "figures/test-1-curves.svg").write_text("drawn elsewhere")

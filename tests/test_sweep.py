@@ -353,6 +353,14 @@ def test_an_ensembles_cosine_is_the_mean_of_its_models(clip_tiny, clip_a):
     assert torch.allclose(together @ together.T, expected, atol=1e-6)
 
 
+def test_a_workbench_makes_each_model_once_and_keeps_a_bounded_number(models, workbench):
+    runs = [only_run(models, k=k) for k in (1, 2)]
+    for what in (workbench.base, workbench.guides, workbench.observer):
+        assert what(runs[0]) is what(runs[1])
+    caches = [kept for kept in vars(workbench).values() if hasattr(kept, "cache_info")]
+    assert len(caches) > 5 and all(cache.cache_info().maxsize for cache in caches)
+
+
 def test_a_run_leaves_what_it_measured_and_the_weights_that_it_measured(
     models, workbench, tmp_path
 ):

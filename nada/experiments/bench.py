@@ -1,4 +1,4 @@
-"""What a step and a picture cost, against the formulation of the papers: `python -m nada bench`.
+"""What a step and an image cost, against the formulation of the papers: `python -m nada bench`.
 
 All variants run in one process, in turns, on the same weights: what disturbs one disturbs all, and
 what counts is the ratio. The measure is `nada/experiments/reference.py`, the method written down
@@ -40,7 +40,7 @@ from nada.sample import sample
 from op.benchmark import seconds
 
 BATCH = 2
-SAMPLES = 4  # pictures of one measurement of sampling
+SAMPLES = 4  # images of one measurement of sampling
 TARGET = "sketch"
 TRAINING_RESOLUTION = 256  # the least generator resolution above what OpenAI's CLIP models see
 VIT_B_32 = (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12)  # arguments of `clip.model.CLIP`
@@ -56,7 +56,7 @@ class BenchScene:
     """What all variants share: weights, texts, device.
 
     clip: "random" for ViT-B/32 with random weights, which cost as much as trained ones, or what
-    `load_clip` takes. at_once: pictures that the reference draws together, 0 for all.
+    `load_clip` takes. at_once: images that the reference draws together, 0 for all.
     """
 
     def __init__(self, size: int, clip: str, device: torch.device, at_once: int = 0):
@@ -148,7 +148,7 @@ def variants_for(size: int, device: torch.device) -> list[str]:
 
 
 def drawing(scene: BenchScene, precision: str | None) -> Callable[[], object]:
-    """SAMPLES pictures by the library, or by the reference for a precision of None."""
+    """SAMPLES images by the library, or by the reference for a precision of None."""
     if precision:
         seeds = range(SAMPLES)
         return lambda: sample(scene.frozen, seeds, batch=SAMPLES, precision=precision)

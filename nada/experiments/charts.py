@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 NO_CHARTS = (
-    "The report has no new charts, for want of matplotlib: "
-    'pip install "stylegan-nada[reports]", or pip install matplotlib.'
+    "The report has no new charts, for want of matplotlib: pip install matplotlib, or the library "
+    'with its extra, pip install -e ".[reports]".'
 )
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
 GREY = "#bbbbbb"

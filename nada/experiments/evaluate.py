@@ -64,7 +64,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     observer = workbench.observer(trials[0])  # what cannot be loaded is said before any training
     with tempfile.TemporaryDirectory() as folder:
         rows = evaluate(trials, Path(folder), args)
-        picture = sheet(trials, Path(folder)) if args.sheet else None
+        drawn = sheet(trials, Path(folder)) if args.sheet else None
     if not args.json:
         order = list(dict.fromkeys(args.targets))
         rows.sort(key=lambda row: (order.index(row["target"]), row["seed"]))
@@ -72,8 +72,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
         print("\nFréchet distance of the base from renders {generator:.3f}, of renders from other "
               "renders {renders:.3f} (judge's features)."
               .format(**assess_base(observer.base, observer.judge)))  # fmt: skip
-    if picture:
-        picture.save(args.sheet, format="PNG")
+    if drawn:
+        drawn.save(args.sheet, format="PNG")
     return 0
 
 

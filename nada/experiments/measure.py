@@ -26,7 +26,7 @@ from nada.metrics import diversity, frechet_distance, identity, kernel_distance,
 from nada.sample import latents, sample
 
 FIRST_SEED = 10_000  # of the people measured: far from those that a page shows
-OTHERS = 20_000  # seeds of the true renders that distances between distributions compare with
+OTHER_PEOPLE = 20_000  # seeds of the true renders that distances between distributions compare with
 PSI = 0.7  # truncation of the images judged: what the page shows
 REGIONS = ("backdrop", "hair", "skin")
 SAME_COLOUR = 0.1  # mean difference of RGB in 0..1 up to which a region counts as unchanged
@@ -223,7 +223,9 @@ class Truth:
         """Of the first `count` people."""
         base, judge = observer.base, observer.judge
         renders = render(people(base, count), target, base.size)
-        z = latents(range(OTHERS, OTHERS + count), base.z_dim).to(base.mean_latent.device)
+        z = latents(range(OTHER_PEOPLE, OTHER_PEOPLE + count), base.z_dim).to(
+            base.mean_latent.device
+        )
         others = judge.features(render(z, target, base.size))
         return cls(renders, diversity(judge.features(renders)), others)
 
@@ -325,7 +327,7 @@ def _share_of(right: Tensor, among: Tensor) -> float | None:
 def assess_base(base: Generator, judge: Judge, count: int = 1024) -> dict[str, float]:
     """Fréchet distance, in the judge's features, of the base's images of `count` people from
     renders of others, and of renders of the first from those: what is left of it for the truth."""
-    first, second = latents(range(OTHERS, OTHERS + 2 * count), base.z_dim).split(count)
+    first, second = latents(range(OTHER_PEOPLE, OTHER_PEOPLE + 2 * count), base.z_dim).split(count)
     device = base.mean_latent.device
 
     def features(paint: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """StyleGAN-NADA's step as the papers write it and the original program runs it: the specification.
 
-Plain on purpose. Every picture has its own weights in every convolution, the FIR filter pads,
+Plain on purpose. Every image has its own weights in every convolution, the FIR filter pads,
 reshapes and convolves, both twins run in full, all of the synthesis gets gradients, and each step
 begins with the choice of layers by w+ over 8 latents. Tests compare the library with it, and
 `python -m nada bench` measures against it. It reads the tensors of a `nada.generator.Generator`.
@@ -58,7 +58,7 @@ FUSED = Operations(op.upfirdn2d, op.fused_leaky_relu)
 
 
 def modulated_conv(conv: ModulatedConv, x: Tensor, w: Tensor, ops: Operations) -> Tensor:
-    """Equations 1 and 3 of StyleGAN2 (arXiv 1912.04958), a group of channels for each picture."""
+    """Equations 1 and 3 of StyleGAN2 (arXiv 1912.04958), a group of channels for each image."""
     n, inputs, height, width = x.shape
     outputs, kernel = conv.weight.shape[1], conv.weight.shape[-1]
     weight = conv.scale * conv.weight * conv.modulation(w).view(n, 1, inputs, 1, 1)
@@ -107,7 +107,7 @@ def global_loss(clip: Encoder, target: str, images: Tensor) -> Tensor:
 
 
 def directional_loss(clip: Encoder, direction: Tensor, source: Tensor, adapted: Tensor) -> Tensor:
-    """1 − cosine of the pictures' move to the texts' direction [D] (equation 2).
+    """1 − cosine of the images' move to the texts' direction [D] (equation 2).
 
     A move shorter than 0.05, as of twins that are still the same, counts by its length, so that
     there is a gradient to compare at the first step.

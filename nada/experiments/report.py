@@ -38,17 +38,17 @@ from nada.experiments.folder import (
     write_summary,
     write_text,
 )
-from nada.experiments.sheets import people
+from nada.experiments.sheets import people_sheet
 from nada.experiments.stopping import stops
 from nada.experiments.tables import markdown_table, plain
 from nada.formats.files import written_whole
 
-PICTURES = {"figures": "svg", "curves": "svg", "people": "png"}  # of a comparison
+DRAWINGS = {"figures": "svg", "curves": "svg", "people": "png"}  # of a comparison
 MARK = re.compile(r"<!-- (\S+): (.+?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def write_report(folder: Path) -> Path:
-    """Write the report, its pictures and the summary; the report's path.
+    """Write the report, its charts and sheets, and the summary; the report's path.
 
     Raises:
         ValueError: the folder is no sweep's, or no run is finished.
@@ -66,7 +66,7 @@ def write_report(folder: Path) -> Path:
 
 
 def named_groups(plan: dict) -> list[tuple[str, dict]]:
-    """A plan's comparisons, with what the names of their pictures begin with."""
+    """A plan's comparisons, with what the names of their charts begin with."""
     return [(f"{plan['name']}-{number}", group) for number, group in enumerate(plan["groups"], 1)]
 
 
@@ -87,8 +87,8 @@ def group_cases(group: dict, runs: dict[str, dict]) -> list[ReportedCase]:
 
 
 def fill_in(page: Path, folder: Path) -> None:
-    """Write a folder's comparisons into a Markdown page of one's own: the tables and pictures of
-    a group between `<!-- SPEC: TITLE -->` and `<!-- end -->`.
+    """Write a folder's comparisons into a Markdown page of one's own: the tables, charts and
+    sheet of a group between `<!-- SPEC: TITLE -->` and `<!-- end -->`.
 
     Raises:
         ValueError: the page names a comparison that the folder does not have.
@@ -106,7 +106,7 @@ def fill_in(page: Path, folder: Path) -> None:
         stem, group = groups[mark.groups()]
         parts = [
             *comparison(group_cases(group, runs), group["stopping"]),
-            *pictures(folder, stem, group["title"], page.parent),
+            *links(folder, stem, group["title"], page.parent),
         ]
         return "\n\n".join([f"<!-- {mark[1]}: {mark[2]} -->", *parts, "<!-- end -->"])
 
@@ -148,7 +148,7 @@ def section(folder: Path, stem: str, group: dict, runs: dict[str, dict]) -> Iter
     yield setting_of(group, done)
     yield from comparison(cases, group["stopping"])
     draw(folder, stem, done)
-    yield from pictures(folder, stem, group["title"], folder)
+    yield from links(folder, stem, group["title"], folder)
     if len({run["target"] for case in done for run in case.runs}) > 1:
         yield target_details(done)
 
@@ -277,32 +277,32 @@ def _cells_at(runs: Sequence[dict], steps: Sequence[int], figures: Sequence[Figu
     return [spread_cell(over_seeds(at, figure.name), figure.form) for figure in figures]
 
 
-# Pictures
+# Charts and sheets
 
 
 def draw(folder: Path, stem: str, cases: Sequence[ReportedCase]) -> None:
-    """Write those pictures of a comparison that can be drawn here."""
-    paths = {kind: _picture(folder, stem, kind) for kind in PICTURES}
+    """Write those charts and sheets of a comparison that can be drawn here."""
+    paths = {kind: _drawing(folder, stem, kind) for kind in DRAWINGS}
     figures = [figure for figure in figures_of(cases) if figure.name in CURVES]
     if can_draw() and figures:
         dot_chart(paths["figures"], cases, figures)
         if any(len(run["curve"]["step"]) > 2 for case in cases for run in case.runs):
             line_chart(paths["curves"], cases, figures)
-    if sheet := people(folder, cases):
+    if sheet := people_sheet(folder, cases):
         with written_whole(paths["people"]) as unfinished:
             sheet.save(unfinished, format="PNG", optimize=True)
 
 
-def pictures(folder: Path, stem: str, title: str, start: Path) -> Iterator[str]:
-    """The Markdown that shows a comparison's pictures, seen from the folder `start`."""
-    for kind in PICTURES:
-        path = _picture(folder, stem, kind)
+def links(folder: Path, stem: str, title: str, start: Path) -> Iterator[str]:
+    """The Markdown that shows a comparison's charts and sheet, seen from the folder `start`."""
+    for kind in DRAWINGS:
+        path = _drawing(folder, stem, kind)
         if path.is_file():
             yield f"![{plain(title)}: {kind}]({Path(os.path.relpath(path, start)).as_posix()})"
 
 
-def _picture(folder: Path, stem: str, kind: str) -> Path:
-    return folder / "figures" / f"{stem}-{kind}.{PICTURES[kind]}"
+def _drawing(folder: Path, stem: str, kind: str) -> Path:
+    return folder / "figures" / f"{stem}-{kind}.{DRAWINGS[kind]}"
 
 
 # The command

@@ -43,7 +43,7 @@ def contact_sheet(
     return sheet
 
 
-def people(
+def people_sheet(
     folder: Path, cases: Sequence[ReportedCase], targets: int = 2, each: int = 5
 ) -> Image.Image | None:
     """A row a case below the frozen people: `each` of them for `targets` targets from all over the

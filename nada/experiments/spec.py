@@ -72,7 +72,7 @@ class Measure:
 
     clip: the models that give quality, diversity and identity, the same for all runs whatever they
     are trained with. judge: "demo" for the bundled one, a file, or "none" where there is no truth
-    to compare with. samples: pictures at the end; people: at a step; every: steps between looks.
+    to compare with. samples: images at the end; people: at a step; every: steps between looks.
     """
 
     clip: str = "demo"
@@ -110,8 +110,8 @@ class Trial:
         later leaves the names of older runs as they are.
         """
         own = {k: v for k, v in self.settings.items() if k not in DEFAULTS or v != DEFAULTS[k]}
-        told = json.dumps({**asdict(self), "settings": own}, sort_keys=True)
-        digest = hashlib.sha256(told.encode()).hexdigest()
+        text = json.dumps({**asdict(self), "settings": own}, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
         words = "-".join("".join(c if c.isalnum() else " " for c in self.target.lower()).split())
         return f"{words[:40]}-{self.seed}-{digest[:12]}"
 

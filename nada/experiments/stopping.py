@@ -1,7 +1,7 @@
 """When to stop: where a curve over the steps of a run bends, seen afterwards and seen on the way.
 
 Adaptation first moves to the target and then lays on more than the target has: CLIP's quality
-climbs steeply and flattens, while pictures move away from what they should be. All rules look at
+climbs steeply and flattens, while images move away from what they should be. All rules look at
 CLIP's quality alone, so that they work where nobody knows the truth.
 """
 
@@ -28,7 +28,7 @@ def knee(steps: Sequence[float], values: Sequence[float]) -> int:
 
 
 def plateau(steps: Sequence[float], values: Sequence[float], share: float = 0.2) -> int:
-    """The first step at which the curve has flattened, told from what came before it.
+    """The first step at which the curve has flattened, seen from what came before it.
 
     Flat is a gain per step, since the point before, below `share` of the steepest so far; the
     first points of a run may be flat as well (Adam is warming up), so nothing counts before the
@@ -49,7 +49,7 @@ def plateau(steps: Sequence[float], values: Sequence[float], share: float = 0.2)
 
 def past_plateau(steps: Sequence[float], values: Sequence[float], more: float = 0.5) -> int:
     """The first step at which a run is `more` times as long again as it was at its `plateau`: where
-    CLIP's quality flattens, the picture is not there yet. The last step if it ends before.
+    CLIP's quality flattens, the image is not there yet. The last step if it ends before.
 
     Raises:
         ValueError: no points, or steps and values that do not pair.

@@ -56,7 +56,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         outcomes = through_ray(left, folder, args.device, args.ray)
     else:
         outcomes = in_processes(left, folder, args.device, args.jobs)
-    return follow(outcomes, len(left), args.json)
+    return say_outcomes(outcomes, len(left), args.json)
 
 
 def check_models(folder: Path, trials: Sequence[Trial], device: str) -> None:
@@ -87,7 +87,7 @@ def _check_k(trial: Trial, base: Generator) -> None:
 # What is said as trials end
 
 
-def follow(outcomes: Iterator[Outcome], total: int, as_json: bool) -> int:
+def say_outcomes(outcomes: Iterator[Outcome], total: int, as_json: bool) -> int:
     """Say how each trial ended, and the time still to go; the exit status."""
     start, failed = time.monotonic(), 0
     for done, (trial, outcome) in enumerate(outcomes, 1):

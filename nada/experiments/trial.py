@@ -59,8 +59,8 @@ def perform(trial: Trial, folder: Path, workbench: Workbench, threads: int | Non
 
 def _perform(trial: Trial, folder: Path, workbench: Workbench) -> dict:
     adapted = copy.deepcopy(workbench.base(trial))
-    last, diverged, images = follow(trial, workbench, adapted, folder / CURVE)
-    keep(trial, workbench, adapted, last, folder)
+    last, diverged, images = train_and_look(trial, workbench, adapted, folder / CURVE)
+    save_domain(trial, workbench, adapted, last, folder)
     result = {
         "id": trial.id,
         **asdict(trial),
@@ -75,7 +75,7 @@ def _perform(trial: Trial, folder: Path, workbench: Workbench) -> dict:
     return result
 
 
-def follow(
+def train_and_look(
     trial: Trial, workbench: Workbench, adapted: Generator, curve: Path
 ) -> tuple[Progress | None, str | None, ShownPeople]:
     """Train `adapted` and write a line to `curve` at each look; the last step, why the trial
@@ -140,7 +140,7 @@ def frozen_twin(trial: Trial, workbench: Workbench) -> Generator:
     return workbench.caching_twin(base) if fits else base
 
 
-def keep(
+def save_domain(
     trial: Trial, workbench: Workbench, adapted: Generator, last: Progress | None, folder: Path
 ) -> None:
     """Write the domain file, and some people, frozen above and adapted below."""

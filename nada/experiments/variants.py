@@ -62,7 +62,7 @@ def select_by_w_shift_off_by_one(
 
 
 class UnpairedGenerator(Generator):
-    """A frozen twin whose pictures do not match the trainable one's as they should.
+    """A frozen twin whose images do not match the trainable one's as they should.
 
     noise: draw noise of its own instead of taking what the other twin gets.
     crossover: change to the second latent of a mixed ws at a row of its own, as the original
@@ -95,9 +95,9 @@ class UnpairedGenerator(Generator):
 
 
 class CachingGenerator(Generator):
-    """A frozen twin that recalls the pictures it has made: runs of one seed ask for the same.
+    """A frozen twin that recalls the images it has made: runs of one seed ask for the same.
 
-    ROOM: how many bytes of pictures it keeps; the oldest go first.
+    ROOM: how many bytes of images it keeps; the oldest go first.
     """
 
     ROOM = 2**27
@@ -121,10 +121,10 @@ class CachingGenerator(Generator):
         key = digest.digest()
         if key in self.made:
             return self.made[key]
-        pictures = self.made[key] = super().synthesis(ws, noise, *args, **options)
+        images = self.made[key] = super().synthesis(ws, noise, *args, **options)
         while sum(known.nbytes for known in self.made.values()) > self.ROOM:
             del self.made[next(iter(self.made))]
-        return pictures
+        return images
 
 
 def with_noise(generator: Generator, strength: float) -> Generator:
