@@ -19,7 +19,8 @@ import inspect
 import logging
 import math
 import secrets
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 
@@ -30,7 +31,8 @@ from nada.serve.api import Api
 from nada.serve.events import SETTINGS, WEIGHTS, Change, PageEvents
 from nada.serve.generators import GeneratorChoices, offered
 from nada.serve.models import Options, choose_options
-from nada.serve.sessions import KEEP_SECONDS, Sessions
+from nada.serve.service import Service
+from nada.serve.sessions import KEEP_SECONDS, Session, Sessions
 from nada.serve.validate import SPOKEN, STRENGTH, TRUNCATION, WEIGHT
 from nada.serve.view import PAGE, UNFORESEEN, asset, texts
 from nada.settings import Setting
@@ -49,9 +51,11 @@ IN_ROW = 4  # settings side by side
 FIRST_ROW = ("steps", "k", "method", "to_rgb")
 # names of components, as inputs and outputs of events
 FORM = ("source", "target", *SETTINGS)
+LINK = ("source", "target", "seed")  # in the order of link.js and page.js
 LOOK = ("seeds", "strength", "sample_truncation")
 DRAWN = ("seeds", "sample_truncation")
 LIBRARY = ("cards", "start", "chosen", "file")
+ENDED = ("status", "run", "snapshot", "strength", "pairs", *LIBRARY)
 TITLES = {"gradient": "Gradient norm", "w_shift": "W+ shift"}  # of choices
 
 
@@ -110,18 +114,11 @@ def answering(method: Callable, sessions: Sessions, outside: Callable = lambda v
     return call
 
 
-def validator(service_of: Callable):
-    """Refuses a bad request before it queues, at the field that is wrong.
-
-    Args:
-        service_of: from the request to the `Service` that it is for.
-    """
-
-    def validate(request: gr.Request, **values) -> list[dict]:
-        wrong = service_of(request).problem({name: values.get(name) for name in FORM})
-        return [gr.validate(not wrong or name != wrong.field, str(wrong)) for name in values]
-
-    return validate
+def refusals(service: Service, values: dict) -> list[dict]:
+    """For each value of a form whether it can be used: gradio shows why not at its field, and
+    does not queue the request."""
+    wrong = service.problem({name: values.get(name) for name in FORM})
+    return [gr.validate(not wrong or name != wrong.field, str(wrong)) for name in values]
 
 
 def build(choices: GeneratorChoices) -> gr.Blocks:
@@ -154,11 +151,45 @@ def lay_out(choices: GeneratorChoices) -> dict:
 
 
 def wire(blocks: gr.Blocks, parts: dict, choices: GeneratorChoices) -> None:
-    """What happens on the page, by the names of its components: which event, what goes in, what
-    may change."""
+    """What happens on the page: which event, what goes in, what may change, all by name."""
     events = PageEvents(choices)
+    on = partial(connect, parts, choices.sessions)
+    run = wire_run(on, parts, events)
+    wire_images(on, parts, events)
+    wire_domains(on, parts, events)
 
-    def outside(changes: dict | None):
+    parts["stop"].click(None, cancels=[run])
+    arrived = ["loading", "generator", "foot", *ENDED[1:], "strip", "film", *SETTINGS]
+    arrived += [f"examples_{base}" for base in choices.bases]
+    on(parts["generator"].input, events.choose, ["generator", *DRAWN], arrived, **UNSEEN)
+    link = [parts[name] for name in LINK]
+    blocks.load(None, link, link, js=asset("page.js"))
+    on(blocks.load, events.greet, DRAWN, ["foot", "k", "pairs"], **UNSEEN)
+    blocks.unload(answering(events.leave, choices.sessions))
+
+
+def connect(
+    parts: dict,
+    sessions: Sessions,
+    trigger: Callable,
+    event: Callable,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    **options,
+):
+    """Let a trigger of gradio's call an event of the page, by the names of components.
+
+    Args:
+        parts: the components.
+        sessions: of the server.
+        trigger: such as a button's `click`.
+        event: what takes the values of `inputs`, and returns changes of some of `outputs`.
+        inputs: names of components.
+        outputs: names of components.
+        options: of the trigger.
+    """
+
+    def outside(changes: dict):
         if not changes:
             return gr.skip()
         return {
@@ -166,49 +197,53 @@ def wire(blocks: gr.Blocks, parts: dict, choices: GeneratorChoices) -> None:
             for name, change in changes.items()
         }
 
-    def on(trigger: Callable, event: Callable, inputs=(), outputs=(), **options):
-        return trigger(
-            answering(event, choices.sessions, outside),
-            inputs_kwargs={name: parts[name] for name in inputs},
-            outputs=[parts[name] for name in outputs],
-            **PRIVATE | options,
-        )
+    return trigger(
+        answering(event, sessions, outside),
+        inputs_kwargs={name: parts[name] for name in inputs},
+        outputs=[parts[name] for name in outputs],
+        **PRIVATE | options,
+    )
+
+
+def wire_run(on: Callable, parts: dict, events: PageEvents):
+    """The form: hints, a run, what is left of it. Gives the run, so that it can be cancelled."""
+
+    def validate(session: Session, **values) -> list[dict]:
+        return refusals(session.service, values)
 
     go = [parts["adapt"].click, parts["source"].submit, parts["target"].submit]
-    start, link = partial(gr.on, go), [parts[name] for name in ("source", "target", "seed")]
-    start(None, link, js=asset("link.js"))
+    start = partial(gr.on, go)
+    start(None, [parts[name] for name in LINK], js=asset("link.js"))
     on(start, events.unfold, FORM, ["settings"], queue=False, **UNSEEN)
     run = on(
         start, events.train, [*FORM, "start", *DRAWN], ["pairs", "status", "run"],
-        validator=validator(lambda request: choices.sessions.get(request.session_hash).service),
+        validator=answering(validate, events.choices.sessions),
         show_progress="minimal", show_progress_on=parts["run"], **TRAIN,
     )  # fmt: skip
-    ended = ["status", "run", "snapshot", "strength", "pairs", *LIBRARY]
-    on(run.then, events.settle, DRAWN, ended, **UNSEEN)
-    parts["stop"].click(None, cancels=[run])
+    on(run.then, events.settle, DRAWN, ENDED, **UNSEEN)
     for prompt in ("source", "target"):
         on(parts[prompt].change, events.hint, FORM, ["hint"], **LIVE)
+    return run
 
-    looks = [parts[name].input for name in ("strength", "sample_truncation")]
-    on(partial(gr.on, [*looks, parts["seeds"].submit]), events.look, LOOK, ["pairs"], **LIVE)
+
+def wire_images(on: Callable, parts: dict, events: PageEvents) -> None:
+    """What changes the images without training."""
+    changes = [parts["strength"].input, parts["sample_truncation"].input, parts["seeds"].submit]
+    on(partial(gr.on, changes), events.look, LOOK, ["pairs"], **LIVE)
     on(parts["more"].click, events.more, LOOK, ["seeds", "pairs"], **LIVE)
     on(parts["snapshot"].input, events.back, ["snapshot", *LOOK], ["pairs"], **LIVE)
     on(parts["strip_draw"].click, events.strip, DRAWN, ["strip"])
     on(parts["film_draw"].click, events.film, LOOK, ["film"])
 
-    on(parts["cards"].act, events.act, LOOK, ["pairs", *LIBRARY], **UNSEEN)
-    on(parts["load"].upload, events.load, ["load", *LOOK], ["pairs", *LIBRARY], **UNSEEN)
-    on(parts["chosen"].change, events.weigh, ["chosen"], WEIGHTS, **LIVE)
-    mixed = [*LOOK, "chosen", *WEIGHTS]
-    on(parts["mix"].click, events.mix, mixed, ["pairs", *LIBRARY], **UNSEEN)
-    on(parts["keep"].click, events.keep_mix, (), LIBRARY, **UNSEEN)
 
-    examples_of = [f"examples_{base}" for base in choices.bases]
-    arrived = ["loading", "generator", "foot", *ended[1:], "strip", "film", *SETTINGS, *examples_of]
-    on(parts["generator"].input, events.choose, ["generator", *DRAWN], arrived, **UNSEEN)
-    blocks.load(None, link, link, js=asset("page.js"))
-    on(blocks.load, events.greet, DRAWN, ["foot", "k", "pairs"], **UNSEEN)
-    blocks.unload(answering(events.leave, choices.sessions))
+def wire_domains(on: Callable, parts: dict, events: PageEvents) -> None:
+    """Kept domains, and mixes of them."""
+    shown, mixed = ["pairs", *LIBRARY], [*LOOK, "chosen", *WEIGHTS]
+    on(parts["cards"].act, events.act, LOOK, shown, **UNSEEN)
+    on(parts["load"].upload, events.load, ["load", *LOOK], shown, **UNSEEN)
+    on(parts["chosen"].change, events.weigh, ["chosen"], WEIGHTS, **LIVE)
+    on(parts["mix"].click, events.mix, mixed, shown, **UNSEEN)
+    on(parts["keep"].click, events.keep_mix, (), LIBRARY, **UNSEEN)
 
 
 def component(name: str, **options) -> gr.HTML:
@@ -375,7 +410,7 @@ def api_part(choices: GeneratorChoices) -> None:
         now, domain_info, info = (gr.JSON(label=label) for label in ("Status", "Domain", "Info"))
         job = {**settings, "domain_file": domain}
         drawing = {"seeds": seeds, "truncation": truncation}
-        train = {**TRAIN, "validator": validator(lambda request: service)}
+        train = {**TRAIN, "validator": lambda **values: refusals(service, values)}
         paint = {"concurrency_id": "draw"}
         mixed = {"domain_files": several, "weights": weights, **drawing}
         for name, inputs, outputs, options in (
@@ -425,21 +460,17 @@ def minutes(text: str) -> float:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options of the server; `arguments` are those of the process unless given."""
     parser = argparse.ArgumentParser(description="Serve the page of StyleGAN-NADA.")
-    for name, default, kind, meaning in (
-        (
-            "--generator",
-            "auto",
-            str,
-            '"auto", "demo", "ffhq", a file, or "org/repo:file" of the Hub',
-        ),
-        ("--clip", "auto", str, '"auto", "demo", a file, "ViT-B/32", or A+B'),
-        ("--device", "auto", str, '"auto", "cpu", or another of torch\'s'),
-        ("--host", None, str, "address to listen on"),
-        ("--port", None, port, "port to listen on"),
-        ("--keep", KEEP_SECONDS / 60, minutes, "minutes for which visitors are remembered"),
-    ):
+
+    def option(name: str, default, meaning: str, kind: Callable = str) -> None:
         meaning = f"{meaning} (default: {default})"
         parser.add_argument(name, default=default, type=kind, help=meaning)
+
+    option("--generator", "auto", '"auto", "demo", "ffhq", a file, or "org/repo:file" of the Hub')
+    option("--clip", "auto", '"auto", "demo", a file, "ViT-B/32", or A+B')
+    option("--device", "auto", '"auto", "cpu", or another of torch\'s')
+    option("--host", None, "address to listen on")
+    option("--port", None, "port to listen on", port)
+    option("--keep", KEEP_SECONDS / 60, "minutes for which visitors are remembered", minutes)
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
     return parser.parse_args(arguments)
 
@@ -451,16 +482,26 @@ def reach_without_proxy(*hosts: str | None) -> None:
         os.environ[name] = ",".join([*known, *filter(None, hosts)])
 
 
-def start(args: argparse.Namespace) -> tuple[gr.Blocks, GeneratorChoices]:
-    """Open the page, which loads no models yet."""
+def serve(args: argparse.Namespace) -> tuple[gr.Blocks, GeneratorChoices]:
+    """Open the page, which loads no models yet.
+
+    Raises:
+        ValueError: the generator or the device cannot be had.
+        SystemExit: there is nothing to listen on.
+    """
     lent = bool(spaces)
     options = choose_options(args.generator, args.clip, args.device, lent)
-    choices = GeneratorChoices(
-        options, offered(options, lent), spaces and spaces.GPU, args.keep * 60
-    )
+    sources = offered(options, lent)
+    choices = GeneratorChoices(options, sources, spaces and spaces.GPU, args.keep * 60)
     blocks = build(choices)
-    launch(blocks, server_name=args.host, server_port=args.port, mcp_server=args.mcp,
-           prevent_thread_lock=True)  # fmt: skip
+    try:
+        launch(blocks, server_name=args.host, server_port=args.port, mcp_server=args.mcp,
+               prevent_thread_lock=True)  # fmt: skip
+    except OSError as error:
+        where = f"port {args.port}" if args.port else "any port"
+        where += f" of {args.host}" if args.host else ""
+        print(f"app.py: error: {where} cannot be listened on; choose another.", file=sys.stderr)
+        raise SystemExit(2) from error
     return blocks, choices
 
 
@@ -469,7 +510,7 @@ def main() -> None:
     args = parse()
     reach_without_proxy("localhost", "127.0.0.1", args.host)
     try:
-        blocks, choices = start(args)
+        blocks, choices = serve(args)
         choices.first.worker.models()
     except ValueError as error:
         raise SystemExit(str(error)) from error

@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import json
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -169,7 +171,10 @@ BAD = {
     "negative seed": ({"seed": -5}, "seed: Seed is “-5”"),
     "huge rate": ({"lr": 1e30}, "lr: Learning rate is “1e.30”"),
     "a huge number": ({"steps": 10**400}, "steps: Steps is “10000"),
-    "unknown method": ({"method": "guess"}, "method: Selection method is “guess”; use one of gradient, "),
+    "unknown method": (
+        {"method": "guess"},
+        "method: Selection method is “guess”; use one of gradient,",
+    ),
     "method of another type": ({"method": {"a": 1}}, "method: Selection method is"),
     "to_rgb as text": ({"to_rgb": "yes"}, "to_rgb: RGB layers is “yes”"),
     "nothing guides": ({"directional": 0, "global_": 0}, "directional: Nothing guides"),
@@ -479,3 +484,41 @@ def count(server) -> int:
     """How many visitors a server remembers; who asks for this is none."""
     answer = call(server, "info", {})
     return json.loads(answer.strip().splitlines()[-1].removeprefix("data: "))[0]["visitors"]
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--port", "0"], "0 is not a port: choose from 1 to 65535."),
+        (["--port", "99999"], "99999 is not a port"),
+        (["--port", "-1"], "-1 is not a port"),
+        (["--keep", "nan"], "nan is not a time: give minutes, such as 60."),
+        (["--keep", "inf"], "inf is not a time"),
+        (["--keep", "-1"], "-1 is not a time"),
+    ],
+)
+def test_a_bad_option_gets_a_sentence(capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as caught:
+        app.parse(arguments)
+    assert caught.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_a_taken_port_gets_a_sentence(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as caught:
+            app.serve(app.parse(["--generator", "demo", "--port", str(port)]))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        f"app.py: error: port {port} cannot be listened on; choose another.\n"
+    )
+
+
+def test_no_proxy_stands_before_the_page(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.delenv("no_proxy", raising=False)
+    app.reach_without_proxy("localhost", None)
+    assert os.environ["NO_PROXY"] == "example.org,localhost"
+    assert os.environ["no_proxy"] == "localhost"

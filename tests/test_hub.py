@@ -342,7 +342,7 @@ def test_ffhq_that_no_place_has_gets_a_sentence_with_both(hub, worker, places):
 
 def test_the_generator_to_start_with(worker, places):
     choice = worker.call("choose", wanted="auto", gpu="")
-    assert choice["source"] == "demo" and "needs a GPU" in choice["reason"]
+    assert choice["source"] == "demo" and "no GPU here" in choice["reason"]
     assert choice["servable"] == ["demo"]
     choice = worker.call("choose", wanted="auto", gpu="a GPU (cuda)")
     assert choice["source"] == "ffhq" and "there is a GPU (cuda)" in choice["reason"]

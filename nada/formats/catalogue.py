@@ -132,7 +132,7 @@ def locate(
 
 
 def servable(gpu: str) -> list[CatalogueEntry]:
-    """The named generators that this machine can serve, the bundled one first.
+    """The named generators that this machine serves well, the bundled one first.
 
     Asks the Hub, for a few seconds at most, about what is not in the cache.
 
@@ -158,12 +158,15 @@ def choose(wanted: str, gpu: str) -> Choice:
 
 
 def _obstacle(named: CatalogueEntry, gpu: str) -> str:
-    """Why `named` cannot be served, as a clause; "" if it can."""
+    """Why `named` is not served unless it is asked for, as a clause; "" if it is."""
     wanted = [place for place in named.places if isinstance(place, HubFile)]
     if not wanted:
         return ""
     if not gpu:
-        return f"{named.name!r} needs a GPU and there is none here"
+        return (
+            f"{named.name!r} would take minutes a run on a CPU and there is no GPU here; "
+            f"ask for it with --generator {named.name}"
+        )
     if not any(answers(place) for place in wanted):
         return f"{named.name!r} is not in the cache and the Hub does not give it"
     return ""

@@ -83,7 +83,7 @@ class Session:
         return Path(self.folder.name) / name
 
     def work_with(self, service: Service) -> None:
-        """Go over to another generator; what the run made is kept first."""
+        """Go over to another generator, once what the run made is kept; look at no domain."""
         self.settle()
         self.service, self.run = service, None
         self.look_at(())
@@ -105,10 +105,8 @@ class Session:
         """
         job = self.service.job(settings, None if start == "" else self._kept(start).path)
         try:
-            shown, truncation = (
-                check_seeds(seeds)[:SHOWN],
-                check_number("truncation", TRUNCATION, truncation),
-            )
+            shown = check_seeds(seeds)[:SHOWN]
+            truncation = check_number("truncation", TRUNCATION, truncation)
         except BadInput:
             return job
         config = replace(job.preset.config, preview_seeds=tuple(shown), preview_psi=truncation)
@@ -122,7 +120,8 @@ class Session:
             service: the one to do it, the visitor's own unless given.
         """
         self.stop()
-        self.run, self._settled = TrainingRun(job, (service or self.service).worker.train), False
+        self.run = TrainingRun(job, (service or self.service).worker.train)
+        self._settled = False
         return self.run
 
     def stop(self) -> None:

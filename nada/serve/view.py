@@ -87,18 +87,18 @@ def status(run: TrainingRun, state: str, hints: Sequence[str] = ()) -> dict:
 def message(run: TrainingRun, state: str) -> str:
     """How a run stands, in a sentence."""
     step, steps = (run.progress.step if run.progress else 0), run.job.preset.config.steps
-    kept = "the domain file holds what was trained" if step else "nothing has changed"
+    left = "the domain file holds what was trained" if step else "nothing has changed"
     return {
         "starting": "Getting ready.",
         "running": f"Training: step {step} of {steps}.",
         "finished": f"Done: {steps} steps. The domain file is yours to keep.",
-        "stopped": f"Stopped after {step} of {steps} steps; {kept}.",
-        "failed": f"{reason(run)}Failed after {step} of {steps} steps; {kept}.",
+        "stopped": f"Stopped after {step} of {steps} steps; {left}.",
+        "failed": f"{reason(run)}Failed after {step} of {steps} steps; {left}.",
     }[state]
 
 
 def reason(run: TrainingRun) -> str:
-    """Why a run failed, "" where that is no sentence for visitors."""
+    """Why a run failed, "" where that is not a sentence for visitors."""
     return f"{run.error} " if isinstance(run.error, SPOKEN) else ""
 
 
