@@ -13,8 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,6 +168,20 @@ def _path() -> str:
     return os.pathsep.join(filter(None, [os.environ.get("PATH"), beside_python]))
 
 
+@contextmanager
+def _ninja_in_path() -> Iterator[None]:
+    """The process's PATH is `_path` inside, for PyTorch, and afterwards what it was."""
+    before = os.environ.get("PATH")
+    os.environ["PATH"] = _path()
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = before
+
+
 def failure(backend: Backend) -> str | None:
     """The sentence that the last build ended with, if it failed."""
     try:
@@ -224,18 +238,18 @@ def _build(backend: Backend, place: Path) -> Path:
 def _compile(backend: Backend, place: Path) -> Path:
     from torch.utils import cpp_extension  # slow to import, and looks for CUDA when it is
 
-    os.environ["PATH"] = _path()
     # what a process that was killed while it built left behind, and the next would wait for
     (place / "lock").unlink(missing_ok=True)
-    own = backend.flags()
-    cpp_extension.load(
-        name=place.name,
-        sources=[str(HERE / backend.source)],
-        extra_cflags=own,  # of C++ sources
-        extra_cuda_cflags=own,  # of CUDA's
-        build_directory=str(place),
-        is_python_module=False,
-    )
+    flags = backend.flags()
+    with _ninja_in_path():
+        cpp_extension.load(
+            name=place.name,
+            sources=[str(HERE / backend.source)],
+            extra_cflags=flags,  # of C++ sources
+            extra_cuda_cflags=flags,  # of CUDA's
+            build_directory=str(place),
+            is_python_module=False,
+        )
     return place / f"{place.name}{cpp_extension.LIB_EXT}"
 
 
