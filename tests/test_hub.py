@@ -8,12 +8,17 @@ import hashlib
 import itertools
 import re
 import shutil
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.utils import _http, get_session
 
 from nada.checkpoint import save_generator
+from nada.formats import hub as hub_module
+from nada.formats.hub import no_long_waits
 from tests.helpers import make_clip, tiny_generator
 from tests.hub_client import HubWorker
 from tests.hub_server import (
@@ -161,6 +166,29 @@ LONG = {
     "429 by a limit": status(429, RateLimit='"resolvers";r=0;t=3600'),
     "503": status(503, Retry_After="3600"),
 }
+
+
+def test_other_users_of_the_hubs_library_wait_as_they_always_did(monkeypatch):
+    refused = []
+    monkeypatch.setattr(hub_module, "hf_raise_for_status", refused.append)
+    client, factory = get_session(), _http._GLOBAL_CLIENT_FACTORY
+    before = list(client.event_hooks["response"])
+    long = SimpleNamespace(is_error=True, status_code=429, headers={"retry-after": "3600"})
+
+    def answer():
+        for hook in client.event_hooks["response"]:
+            hook(long)
+
+    with no_long_waits(), no_long_waits():
+        assert get_session() is client
+        other = threading.Thread(target=answer)
+        other.start()
+        other.join()
+        assert not refused
+        answer()
+        assert refused == [long]
+    assert get_session() is client and client.event_hooks["response"] == before
+    assert _http._GLOBAL_CLIENT_FACTORY is factory
 
 
 @pytest.mark.parametrize("kind", ["meta", "data", "list"])
