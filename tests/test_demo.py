@@ -359,7 +359,8 @@ def train_small_clip(work, member, *arguments):
     return load_clip(out), out
 
 
-@pytest.mark.parametrize("member", ["resnet", pytest.param("vit", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("member", ["resnet", "vit"])
 def test_the_clip_script_trains_and_saves(work, member):
     clip, out = train_small_clip(work, member, "--steps", "2")
     assert clip.resolution == 64 and "zombie" in clip.words
@@ -377,6 +378,7 @@ def test_a_trained_clip_is_gone_on_from_where_it_stood(work):
     torch.testing.assert_close(after.encode_text(texts), before, atol=1e-3, rtol=0)  # float16 twice
 
 
+@pytest.mark.slow
 def test_the_judge_script_trains_resumes_and_saves(tmp_path, capsys):
     out = tmp_path / "judge.safetensors"
     arguments = [
@@ -396,6 +398,7 @@ def test_the_judge_script_trains_resumes_and_saves(tmp_path, capsys):
         judging.load_judge(tmp_path / "none.safetensors")
 
 
+@pytest.mark.slow
 def test_the_bundled_judge_is_measured_from_the_command_line():
     command = [sys.executable, "-m", "nada.demo.judge", "--measure", "--held-out", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)

@@ -291,6 +291,7 @@ def test_ctrl_c_saves_what_there_is(models, tmp_path):
     assert Delta.load(out).metadata["steps_done"] == json.loads(last)["steps_done"]
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar(models, tmp_path):
     out, (screen, keyboard) = tmp_path / "d.safetensors", os.openpty()
     fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # else it has no width

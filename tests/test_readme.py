@@ -325,14 +325,12 @@ def run(code: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_client_script_adapts_and_samples(tmp_path, bundled):
     printed = run(block_with(EXAMPLES, "gradio_client").replace(URL, bundled.url), tmp_path)
     assert "Done: 60 steps." in printed
     assert printed.splitlines()[-1].startswith("demo ") and printed.strip().endswith(".png")
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_the_examples_run_as_printed(tmp_path, bundled):
     printed = block_with(EXAMPLES, "python examples/").replace(URL, bundled.url)
@@ -356,7 +354,6 @@ def test_every_example_is_printed():
     assert scripts == set(re.findall(r"examples/(\w+\.py)", printed))
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("endpoint", ["adapt", "info"])
 def test_the_curl_calls_answer(bundled, endpoint):
