@@ -43,7 +43,7 @@ def run_facts(clips: Sequence[Encoder], target: str, preset: Preset, progress: P
 
 
 def measured_facts(generator: Generator, clip: Encoder, target: str) -> dict[str, float]:
-    """Quality and diversity (`nada.metrics`) of 16 pictures at truncation 0.7, for a card."""
+    """Quality and diversity (`nada.metrics`) of 16 images at truncation 0.7, for a card."""
     with torch.no_grad():
         features = clip.encode_image(sample(generator, MEASURED_SEEDS))
         prompt = prompt_features(clip, target, ("{}",))

@@ -270,7 +270,7 @@ def test_impossible_architectures_get_a_sentence(fields, complaint):
         (lambda g: g.synthesis(torch.randn(2, 6, 16), "fresh"), "'const', 'random' or a list"),
         (lambda g: g.synthesis(torch.randn(2, 6, 16), []), "5 tensors"),
         (lambda g: g.synthesis(torch.randn(2, 6, 16), [torch.ones(1, 1, 4, 4)] * 5), "sides"),
-        (lambda g: g.synthesis(torch.randn(2, 6, 16), resolution=32), r"passes \[4, 8, 16\]"),
+        (lambda g: g.synthesis(torch.randn(2, 6, 16), resolution=32), r"goes through \[4, 8, 16\]"),
         (lambda g: g.layer("convs.4"), "conv1, convs.0, convs.1, convs.2, convs.3, to_rgb1"),
         (lambda g: g.layer("style"), "no layer 'style'"),
     ],
