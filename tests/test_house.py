@@ -1,10 +1,11 @@
-"""The house: who imports whom, and what lies where.
+"""The house: who imports whom, how long a function is, and that a name is there once.
 
 The order of the modules is read from README.md, from the block that begins with ORDER.
 """
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.served import ROOT
 ORDER = "imports point down this list, never up"
 SOURCES = [ROOT / "app.py", *ROOT.glob("nada/**/*.py"), *ROOT.glob("op/**/*.py")]
 TESTS = sorted(ROOT.glob("tests/*.py"))
+LONGEST = 60  # lines that no function reaches
 MODULES_OF_THE_METHOD = 22  # that lie directly in nada/, at most
 
 
@@ -66,6 +68,22 @@ def place(module: str) -> tuple[int, str]:
     ]
     assert len(found) == 1, f"{module} has no place of its own in the README's order: {found}"
     return found[0]
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def lines(node: ast.stmt) -> int:
+    return node.end_lineno - node.lineno + 1
+
+
+def is_table(function: ast.FunctionDef) -> bool:
+    """Whether most of it is one value that it returns."""
+    last = function.body[-1]
+    return isinstance(last, ast.Return) and lines(last) > lines(function) / 2
 
 
 # Imports
@@ -122,5 +140,39 @@ def test_no_test_module_imports_another():
         assert not others, (path.name, others)
 
 
+# Size and names
+
+
 def test_few_modules_lie_side_by_side():
     assert len(list(ROOT.glob("nada/*.py"))) <= MODULES_OF_THE_METHOD
+
+
+def test_functions_fit_on_a_screen():
+    long = {
+        f"{path.relative_to(ROOT)}:{function.lineno} {function.name}": lines(function)
+        for path in SOURCES
+        for function in functions(path)
+        if lines(function) >= LONGEST and not is_table(function)
+    }
+    assert long == {}
+
+
+def test_a_class_name_is_there_once():
+    classes = Counter(
+        node.name
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, times in classes.items() if times > 1] == []
+
+
+def test_scripts_can_be_called_with_arguments():
+    """So that tests and programs can run them in their own process."""
+    mains = {
+        path: function.args.args
+        for path in SOURCES
+        for function in functions(path)
+        if function.name == "main" and path.name != "app.py"
+    }
+    assert mains and all(mains.values()), mains
