@@ -17,7 +17,7 @@ from tests.served import ROOT
 ORDER = "imports point down this list, never up"
 SOURCES = [ROOT / "app.py", *ROOT.glob("nada/**/*.py"), *ROOT.glob("op/**/*.py")]
 TESTS = sorted(ROOT.glob("tests/*.py"))
-LONGEST = 60  # lines that no function reaches
+LONGEST = 60  # lines of a function
 MODULES_OF_THE_METHOD = 22  # that lie directly in nada/, at most
 
 
@@ -152,7 +152,7 @@ def test_functions_fit_on_a_screen():
         f"{path.relative_to(ROOT)}:{function.lineno} {function.name}": lines(function)
         for path in SOURCES
         for function in functions(path)
-        if lines(function) >= LONGEST and not is_table(function)
+        if lines(function) > LONGEST and not is_table(function)
     }
     assert long == {}
 
