@@ -22,7 +22,7 @@ class CatalogueEntry:
     Args:
         name: what people and the command line call it.
         title: the same for a list to choose from.
-        places: where it lies, tried in this order: a file of checkpoints/, or one on the Hub.
+        places: where it lies, tried in this order: a path (from checkpoints/), or a file on the Hub.
         licence: on what terms, in a line.
         aligned: the crop of its images.
         preset: the settings that suit it, a key of `nada.presets.PRESETS`.
@@ -199,7 +199,7 @@ def _named(named: CatalogueEntry, revision: str | None, progress: Report | None)
     unreachable, errors = False, []
     for place in named.places:
         if isinstance(place, Path):
-            return ResolvedFile(named.name, bundled_file(place.name), entry=named)
+            return ResolvedFile(named.name, bundled_file(place), entry=named)
         try:
             wanted = HubFile(place.repo, place.file, revision)
             return replace(_from_hub(wanted, progress, local=unreachable), entry=named)

@@ -20,7 +20,7 @@ class CheckpointError(ValueError):
     """A file that is missing or not a usable model; the message is a sentence for the user."""
 
 
-def bundled_file(name: str) -> Path:
+def bundled_file(name: str | Path) -> Path:
     """Where a file of checkpoints/ lies, which is beside the packages and not in them.
 
     Raises:
