@@ -347,6 +347,13 @@ def work(tmp_path_factory):
     return tmp_path_factory.mktemp("work")
 
 
+@pytest.fixture
+def few_measured(monkeypatch):
+    """Skill with attributes is measured on a tenth of the people."""
+    few = partial(train_clip.attribute_skill, people=40)
+    monkeypatch.setattr(train_clip, "attribute_skill", few)
+
+
 def train_small_clip(work, member, *arguments):
     """The CLIP that its script trains on few people in a few steps, and its file."""
     (work / f"clip-{member}.pt").unlink(missing_ok=True)  # another training's
@@ -361,7 +368,7 @@ def train_small_clip(work, member, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("member", ["resnet", "vit"])
-def test_the_clip_script_trains_and_saves(work, member):
+def test_the_clip_script_trains_and_saves(work, few_measured, member):
     clip, out = train_small_clip(work, member, "--steps", "2")
     assert clip.resolution == 64 and "zombie" in clip.words
     assert clip.encode_text(["a photo of a zombie"]).shape == (1, 128)
@@ -370,7 +377,7 @@ def test_the_clip_script_trains_and_saves(work, member):
 
 
 @pytest.mark.slow
-def test_a_trained_clip_is_gone_on_from_where_it_stood(work):
+def test_a_trained_clip_is_gone_on_from_where_it_stood(work, few_measured):
     start = ("--start", str(bundled_path("demo")), "--rate", "0", "--steps", "1")
     after, _ = train_small_clip(work, "resnet", *start)
     texts = ["zombie", "a person with glasses"]
@@ -382,7 +389,7 @@ def test_a_trained_clip_is_gone_on_from_where_it_stood(work):
 def test_the_judge_script_trains_resumes_and_saves(tmp_path, capsys):
     out = tmp_path / "judge.safetensors"
     arguments = [
-        "--people", "16", "--batch", "20", "--held-out", "2",
+        "--people", "16", "--batch", "20", "--held-out", "1",
         "--output", str(out), "--work", str(tmp_path),
     ]  # fmt: skip
     assert judging.main([*arguments, "--steps", "2"]) == 0

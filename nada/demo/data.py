@@ -135,7 +135,16 @@ def load_or_render(kind: type, path: Path, *arguments):
 
 
 def patches(n: int, size: int, generator: torch.Generator) -> Tensor:
-    """Smooth random masks [N, 1, size, size] in [0, 1] that cover any share of an image."""
+    """Smooth random masks that cover any share of an image.
+
+    Args:
+        n: their number.
+        size: a side.
+        generator: where chance comes from.
+
+    Returns:
+        [n, 1, size, size] in [0, 1].
+    """
     coarse = torch.randn(n, 1, 5, 5, generator=generator)
     bias = 3 * torch.rand(n, 1, 1, 1, generator=generator) - 1.5
     smooth = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)

@@ -143,8 +143,16 @@ def disturb(images: Tensor) -> Tensor:
 
 
 def batch_of(pool: Pool, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Images [N, 3, S, S], style labels [N] and attributes [N, A]; a tenth of the images are
-    thin overlays labelled photo."""
+    """Disturbed images of a step; a tenth of them are thin overlays labelled photo.
+
+    Args:
+        pool: whose people.
+        size: N.
+        generator: where chance comes from, but for that of the disturbances, which is global.
+
+    Returns:
+        Images [N, 3, S, S] in [-1, 1], style labels [N] and attributes [N, A].
+    """
     person = torch.randint(len(pool), (size,), generator=generator)
     view = torch.randint(pool.styles.shape[1], (size,), generator=generator)
     images, labels = pool.images_of(person, view), pool.styles[person, view].clone()
@@ -158,7 +166,13 @@ def batch_of(pool: Pool, size: int, generator: torch.Generator) -> tuple[Tensor,
 
 
 def judging_loss(logits: tuple[Tensor, Tensor], labels: Tensor, attributes: Tensor) -> Tensor:
-    """Cross entropy of the style, and of each attribute that is known."""
+    """Cross entropy of the style, and of each attribute that is known.
+
+    Args:
+        logits: of the styles [N, S] and of the attributes [N, A].
+        labels: [N], the styles.
+        attributes: [N, A] of 1, 0 and −1 (not known).
+    """
     style, having = (x.float() for x in logits)
     known, truth = attributes >= 0, attributes.clamp(min=0).float()
     losses = F.binary_cross_entropy_with_logits(having, truth, reduction="none")

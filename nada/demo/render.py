@@ -588,8 +588,14 @@ def draw_glasses(s: Scene) -> None:
 
 
 def draw(person: dict[str, Tensor], size: int, extras=()) -> Scene:
-    """Draw a portrait back to front. `extras` are functions (scene, where) called at the places
-    "behind" (after the backdrop), "face" (after the face) and "front" (last)."""
+    """Draw a portrait back to front.
+
+    Args:
+        person: as `portrait` gives them, or as a style changed them.
+        size: a side of the image.
+        extras: functions (scene, where), called at the places "behind" (after the backdrop),
+            "face" (after the face) and "front" (last).
+    """
     s = stage(person, size)
     for extra in extras:
         extra(s, "behind")

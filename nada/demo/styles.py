@@ -159,6 +159,8 @@ def put(**values: float) -> Callable[[Person], Person]:
 
 
 def chain(*edits: Callable[[Person], Person]) -> Callable[[Person], Person]:
+    """Edit that is several, one after the other."""
+
     def edit(p: Person) -> Person:
         for one in edits:
             p = one(p)
@@ -957,7 +959,16 @@ TARGETS = TUNED + HELD_OUT
 
 @torch.no_grad()
 def render(z: Tensor, style: str = PHOTO, size: int = 64) -> Tensor:
-    """Latents [N, 96] → the portraits they stand for, [N, 3, size, size] in [-1, 1]."""
+    """The portraits that latents stand for.
+
+    Args:
+        z: [N, 96] on any device.
+        style: one of `STYLES`.
+        size: a side of the images.
+
+    Returns:
+        [N, 3, size, size] in [-1, 1].
+    """
     return STYLES[style](portrait(factors_of(z)), size) * 2 - 1
 
 
@@ -1009,5 +1020,14 @@ ATTRIBUTE_EDITS: dict[str, Callable[[Person], Person]] = {
 
 
 def draw_attribute(person: Person, name: str, size: int) -> Tensor:
-    """A person's photo with one attribute given to them: [N, 3, size, size] in [0, 1]."""
+    """A person's photo with one attribute given to them.
+
+    Args:
+        person: as `render.portrait` gives them.
+        name: one of `ATTRIBUTE_EDITS`.
+        size: a side of the image.
+
+    Returns:
+        [N, 3, size, size] in [0, 1].
+    """
     return photo(draw(ATTRIBUTE_EDITS[name](dict(person)), size)).clamp(0, 1)

@@ -132,6 +132,7 @@ class CompactVocabulary:
         self.index = {token: i for i, token in enumerate(self.ids)}
 
     def tokens(self, texts: list[str]) -> Tensor:
+        """Token ids [N, L] of N texts, as long as the longest. KeyError for a token not in use."""
         rows = [
             [self.index[t] for t in [START, *chain(*map(word_tokens, text.split())), END]]
             for text in texts
@@ -453,7 +454,7 @@ def optimizer_of(learner: nn.Module) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), fused=fused)
 
 
-def train(
+def train_member(
     clip: CLIP,
     batches: Batches,
     config: ClipTraining,
@@ -507,8 +508,15 @@ def train(
 def seen_images(
     clip: CLIP, head: nn.Module, batch: dict, texts: dict[str, Tensor], reach: float
 ) -> Tensor:
-    """The images of a step: the batch's, half of them attacked where `reach` is above 0, then the
-    graded ones."""
+    """The images of a step: the batch's, half of them attacked, then the graded ones.
+
+    Args:
+        clip: what is trained.
+        head: reads the factors off its features.
+        batch: as `Batches` gives it.
+        texts: as `encode_texts` gives them.
+        reach: of the attack, in units of [-1, 1]; 0 for none.
+    """
     images = batch["images"]
     if reach > 0:
         images = attacked_half(clip, head, images, batch, texts, reach)
@@ -695,7 +703,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         take_over(clip, vocabulary, config.start)
     batches, forger = teachers(config, vocabulary, device)
     state = config.work / f"clip-{config.member}.pt"
-    train(clip, batches, config, state, forger, started + 60 * config.minutes)
+    train_member(clip, batches, config, state, forger, started + 60 * config.minutes)
     finish(clip, vocabulary, device)
     figures = measure_clips([clip], config.held_out)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
@@ -709,7 +717,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def teachers(
     config: ClipTraining, vocabulary: CompactVocabulary, device: torch.device
 ) -> tuple[Batches, Forger | None]:
-    """What a CLIP learns from; the renders are kept in the work folder."""
+    """What a CLIP learns from; the renders stay in the work folder.
+
+    Args:
+        config: the settings, `settled`.
+        vocabulary: of the captions' tokens.
+        device: where it is trained.
+    """
     base = load_generator(config.generator, device) if config.generator else None
     seed, file = MEMBERS[config.member]["seed"], f"{config.people}-{config.views}.pt"
     sizes = (config.people, config.views, SIZE)

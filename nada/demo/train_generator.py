@@ -97,12 +97,13 @@ class GeneratorTraining:
         return [Stage(size, steps[i], sum(steps[:i]), sum(steps)) for i, size in enumerate(sizes)]
 
 
-def config(size: int) -> GeneratorConfig:
+def shape(size: int) -> GeneratorConfig:
+    """Of the bundled generator, or of one that will grow to it."""
     channels = tuple(c for r, c in CHANNELS.items() if r <= size)
     return GeneratorConfig(size=size, z_dim=Z_DIM, w_dim=W_DIM, mapping_layers=4, channels=channels)
 
 
-def latents(step: int, n: int) -> Tensor:
+def seeded_latents(step: int, n: int) -> Tensor:
     """The z of a step: seeded by the step, so a resumed run sees what an unbroken one would."""
     return torch.randn(n, Z_DIM, generator=torch.Generator().manual_seed(1_000_000 + step))
 
@@ -112,7 +113,7 @@ class Drawn:
     each with mean 0 and deviation 1. Called with z [N, 96] on any device, gives [N, `count`]."""
 
     def __init__(self):
-        numbers = self._numbers(latents(0, 16_384))
+        numbers = self._numbers(seeded_latents(0, 16_384))
         deviation, self.mean = torch.std_mean(numbers, 0)
         self.varied = deviation > 1e-3
         self.deviation = deviation.clamp(min=1e-3)
@@ -179,7 +180,7 @@ def train_mapping(generator: Generator, head: nn.Linear, steps: int, batch: int 
         The mean squared error of what the head reads, of a variance of 1.
     """
     device, drawn = head.weight.device, Drawn()
-    people = latents(-1, 2**19).to(device)
+    people = seeded_latents(-1, 2**19).to(device)
     truth = torch.cat([drawn(part) for part in people.split(2**14)])
     # The mapping's weights are stored a hundred times larger than they act: rates scale with them.
     optimizer = torch.optim.Adam(
@@ -206,6 +207,7 @@ def train_mapping(generator: Generator, head: nn.Linear, steps: int, batch: int 
 
 
 def image_gradients(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of neighbours along x and along y."""
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
@@ -234,7 +236,7 @@ def distillation_loss(image: Tensor, truth: Tensor, progress: Tensor | float) ->
 
 def grow(small: Generator | None, size: int) -> Generator:
     """A generator of `size` that begins as `small` does: new layers add nothing yet."""
-    generator = Generator(config(size))
+    generator = Generator(shape(size))
     with torch.no_grad():
         for name, p in generator.named_parameters():
             if name.endswith("noise.weight"):
@@ -248,6 +250,7 @@ def grow(small: Generator | None, size: int) -> Generator:
 
 
 def trainable(generator: Generator, head: nn.Linear) -> list[dict]:
+    """Parameter groups for Adam, all but the noise weights, each with its learning rate."""
     for name, p in generator.named_parameters():
         p.requires_grad_(not name.endswith("noise.weight"))
     style = list(generator.style.parameters())
@@ -337,7 +340,7 @@ def train_stage(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        follow(learner, step)
+        update_ema(learner, step)
         step += 1
         pace(step, loss.detach())
         if step % 500 == 0 or schedule(step) == 1:
@@ -345,7 +348,7 @@ def train_stage(
 
 
 @torch.no_grad()
-def follow(learner: Learner, step: int) -> None:
+def update_ema(learner: Learner, step: int) -> None:
     """Move the mean of the weights towards those of a step, by less and less."""
     decay = min(0.999, (step + 10) / (step + 100))
     mean, new = (list(model.parameters()) for model in (learner.ema, learner.generator))
@@ -375,7 +378,7 @@ def train_sizes(
         if stage.size < saved_size:
             continue
         if config.start:
-            fit_head(head, generator, photos)
+            fit_to_w(head, generator, photos)
         elif stage.first == 0 and not state.exists():
             error = train_mapping(generator, head, round(4000 * min(1, config.scale)))
             print(f"mapping: error {error:.4f}", flush=True)
@@ -388,7 +391,7 @@ def train_sizes(
 
 
 @torch.no_grad()
-def fit_head(head: nn.Linear, generator: Generator, photos: Photos, people: int = 16_384) -> None:
+def fit_to_w(head: nn.Linear, generator: Generator, photos: Photos, people: int = 16_384) -> None:
     """Have the head read off w what is drawn: for a generator trained before."""
     w = generator.mapping(photos.z[:people])[:, 0]
     fit_linear(head, w, photos.drawn[:people])

@@ -70,9 +70,16 @@ def save_state(path: Path, parts: Mapping, step: int, **facts) -> None:
 
 
 def resume(path: Path, parts: Mapping, device: torch.device, **facts) -> int:
-    """Load `parts` in place from what `save_state` wrote; the steps that are done.
+    """Take up a training that `save_state` wrote down.
 
-    0, and nothing loaded, where there is no such file or its `facts` are others.
+    Args:
+        path: the file.
+        parts: modules and optimisers by name, loaded in place.
+        device: where they are.
+        facts: what must stand in the file, or nothing is loaded.
+
+    Returns:
+        The steps that are done; 0 where nothing was loaded.
     """
     if not path.exists():
         return 0
@@ -96,8 +103,13 @@ def half_precision(device: torch.device) -> torch.autocast:
 
 @torch.no_grad()
 def fit_linear(head: nn.Linear, features: Tensor, truth: Tensor) -> None:
-    """The head that reads `truth` [N, O] best off `features` [N, I], by least squares with a little
-    damping: for what was trained before, without its head."""
+    """Fit a head by least squares with a little damping: for what was trained before, without it.
+
+    Args:
+        head: changed in place.
+        features: [N, I], what it reads.
+        truth: [N, O], what it should say.
+    """
     ones = torch.ones(len(features), 1, device=features.device)
     damping = 0.1 * torch.eye(features.shape[1] + 1, device=features.device)
     table = torch.cat([torch.cat([features, ones], 1), damping])
