@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from nada.augment import TermsLoss
 from nada.clip import resize
 from nada.compute import PRECISIONS, SynthesisOptions, clip_in
 from nada.generator import Generator
@@ -19,6 +20,7 @@ from nada.layers import candidates, freeze_all_but
 from nada.sample import sample
 from nada.settings import Range, check, setting
 
+Loss = Callable[[Tensor, Tensor], Tensor]  # (source images, adapted images) → scalar
 Select = Callable[..., Sequence[str]]  # (generator, z, names=candidates) → names of layers
 
 
@@ -127,7 +129,7 @@ class AdaptConfig:
         "each once; 0 for new ones in each step.", range=Range(0, 10_000),
     )  # fmt: skip
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self)
 
     def synthesis_options(self, generator: Generator) -> SynthesisOptions:
@@ -195,7 +197,7 @@ class Progress:
 def adapt(
     frozen: Generator,
     trainable: Generator,
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    loss_fn: Loss,
     config: AdaptConfig,
     select: Select | None = None,
 ) -> Iterator[Progress]:
@@ -284,15 +286,14 @@ class FrozenTwin:
 
     def __init__(
         self,
-        frozen,
+        frozen: Generator,
         config: AdaptConfig,
         options: SynthesisOptions,
         clip_resolution: int | None,
-        random,
+        random: torch.Generator,
     ):
-        self.frozen, self.config, self.options, self.clip_resolution, self.random = (
-            frozen, config, options, clip_resolution, random,
-        )  # fmt: skip
+        self.frozen, self.config, self.options = frozen, config, options
+        self.clip_resolution, self.random = clip_resolution, random
         self.seeds = torch.randint(2**62, (config.latent_pool,), generator=random).tolist()
         self.cache: dict[int, Tensor] = {}
 
@@ -333,7 +334,12 @@ def _draw_inputs(
 
 
 def _backward(
-    trainable, loss_fn, ws: Tensor, noise: list[Tensor], source: Tensor, options: SynthesisOptions
+    trainable: Generator,
+    loss_fn: Loss,
+    ws: Tensor,
+    noise: list[Tensor],
+    source: Tensor,
+    options: SynthesisOptions,
 ) -> tuple[float, dict[str, float]]:
     """Forward and backward through the trainable; the loss and its terms.
 
@@ -341,19 +347,20 @@ def _backward(
     compares the whole batch knows nothing of micro-batches: these are drawn once for the loss, and
     once more, with what the backward pass needs, one after the other.
 
-    FloatingPointError when the loss or a gradient is not finite.
+    Raises:
+        FloatingPointError: the loss or a gradient is not finite.
     """
     parts = options.micro_batches(ws, *noise)
     with torch.set_grad_enabled(len(parts) == 1):  # whatever the consumer's mode
         drawn = torch.cat([options.synthesize(trainable, part, rest) for part, *rest in parts])
     adapted = drawn.detach().requires_grad_(True)
-    loss, terms = _loss(loss_fn, source, adapted, options.precision)
+    loss, terms, gradient = _loss(loss_fn, source, adapted, options.precision)
     with torch.enable_grad():
         if len(parts) == 1:
-            drawn.backward(adapted.grad)
+            drawn.backward(gradient)
         else:
-            for part, *rest, gradient in options.micro_batches(ws, *noise, adapted.grad):
-                options.synthesize(trainable, part, rest).backward(gradient)
+            for part, *rest, towards in options.micro_batches(ws, *noise, gradient):
+                options.synthesize(trainable, part, rest).backward(towards)
     gradients = [p.grad for p in trainable.parameters() if p.grad is not None]
     size = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else loss
     if not torch.isfinite(loss + size):
@@ -361,16 +368,22 @@ def _backward(
     return loss.item(), {name: term.item() for name, term in terms.items()}
 
 
-def _loss(loss_fn, source: Tensor, adapted: Tensor, precision: str) -> tuple[Tensor, dict]:
-    """The loss, its terms by name, and in `adapted.grad` its gradient for the images."""
+def _loss(
+    loss_fn: Loss, source: Tensor, adapted: Tensor, precision: str
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """The loss, its terms by name, and its gradient for the adapted images."""
     context, scale = clip_in(precision, adapted.device)
     with torch.enable_grad():
         with context:
-            terms = loss_fn.terms(source, adapted) if hasattr(loss_fn, "terms") else {}
-            loss = loss_fn.total(terms) if terms else loss_fn(source, adapted)
+            terms: dict[str, Tensor] = {}
+            if isinstance(loss_fn, TermsLoss):
+                terms = loss_fn.terms(source, adapted)
+                loss = loss_fn.total(terms)
+            else:
+                loss = loss_fn(source, adapted)
         (loss * scale).backward()
-    adapted.grad /= scale
-    return loss.detach(), terms
+    assert adapted.grad is not None  # the loss is computed from these images
+    return loss.detach(), terms, adapted.grad / scale
 
 
 @torch.no_grad()

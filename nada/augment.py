@@ -6,7 +6,7 @@ two stays what it is.
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nada.clip import resize
 
 
+@runtime_checkable
 class TermsLoss(Protocol):
     """A loss that is a sum of named terms, such as `nada.guidance.WeightedSum`."""
 
@@ -66,12 +67,12 @@ class RandomViews(nn.Module):
 
     def draw(self, side: int, *batches: Tensor) -> tuple[Tensor, ...]:
         """Batches [N, 3, H, W] → [views·N, 3, side, side], all changed alike."""
-        batches = [resize(images, side).repeat(self.views, 1, 1, 1) for images in batches]
-        count, device = len(batches[0]), batches[0].device
+        copies = [resize(images, side).repeat(self.views, 1, 1, 1) for images in batches]
+        count, device = len(copies[0]), copies[0].device
         grid = self._grid(count, side).to(device)
         matrix, offset = (part.to(device) for part in self._colours(count))
         mask = self._mask(count, side).to(device)
-        return tuple(_change(images, grid, matrix, offset, mask) for images in batches)
+        return tuple(_change(images, grid, matrix, offset, mask) for images in copies)
 
     def _uniform(self, count: int, limit: float) -> Tensor:
         """`count` numbers in [-limit, limit], on the CPU."""
@@ -96,7 +97,7 @@ class RandomViews(nn.Module):
         return matrix, self._uniform(count, self.colour).view(-1, 1, 1)
 
     def _mask(self, count: int, side: int) -> Tensor:
-        """1 where the picture is kept and 0 in a random square, [N, 1, side, side]."""
+        """1 where the image is kept and 0 in a random square, [N, 1, side, side]."""
         centre = self._uniform(2 * count, 1.0).view(2, count, 1)
         half = self._uniform(count, self.cutout).abs().view(count, 1)  # in a range of length 2
         line = (torch.arange(side) + 0.5) / side * 2 - 1

@@ -8,13 +8,14 @@ at it. `build_loss` makes the usual mix. Sections and equations: StyleGAN-NADA, 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nada.augment import Augmented
-from nada.clip import CLIP, PromptError
+from nada.clip import Encoder, PromptError
 from nada.formats.messages import quote
 from nada.settings import Range, check, setting
 
@@ -50,7 +51,7 @@ SHORTEST_MOVE = 0.05
 # Directions
 
 
-def prompt_features(clip: CLIP, prompt: str, templates: Sequence[str] = TEMPLATES) -> Tensor:
+def prompt_features(clip: Encoder, prompt: str, templates: Sequence[str] = TEMPLATES) -> Tensor:
     """Unit features [T, D] of a prompt put into each template.
 
     The prompt is inserted as it is: braces in it mean nothing.
@@ -64,7 +65,7 @@ def prompt_features(clip: CLIP, prompt: str, templates: Sequence[str] = TEMPLATE
 
 
 def text_direction(
-    clip: CLIP, source: str, target: str, templates: Sequence[str] = TEMPLATES
+    clip: Encoder, source: str, target: str, templates: Sequence[str] = TEMPLATES
 ) -> Tensor:
     """Unit [D] from a source prompt to a target prompt, averaged over templates (section 3.2).
 
@@ -81,7 +82,7 @@ def text_direction(
     return F.normalize(direction, dim=0)
 
 
-def image_direction(clip: CLIP, source_images: Tensor, target_images: Tensor) -> Tensor:
+def image_direction(clip: Encoder, source_images: Tensor, target_images: Tensor) -> Tensor:
     """Unit [D] from the mean of source images to the mean of target images.
 
     Args:
@@ -102,7 +103,7 @@ def image_direction(clip: CLIP, source_images: Tensor, target_images: Tensor) ->
     return F.normalize(direction, dim=0)
 
 
-def _mean_feature(clip: CLIP, images: Tensor) -> Tensor:
+def _mean_feature(clip: Encoder, images: Tensor) -> Tensor:
     return clip.encode_image(images).mean(dim=0)
 
 
@@ -112,7 +113,9 @@ def _mean_feature(clip: CLIP, images: Tensor) -> Tensor:
 class FeatureLoss(nn.Module, ABC):
     """A loss of the unit features [N, D] of source and adapted images of the same latents."""
 
-    def __init__(self, clip: CLIP):
+    clip: Encoder
+
+    def __init__(self, clip: Encoder):
         super().__init__()
         self.clip = clip
 
@@ -143,7 +146,9 @@ class DirectionalLoss(FeatureLoss):
         direction: [D], from `text_direction` or `image_direction`.
     """
 
-    def __init__(self, clip: CLIP, direction: Tensor):
+    direction: Tensor
+
+    def __init__(self, clip: Encoder, direction: Tensor):
         super().__init__(clip)
         self.register_buffer("direction", F.normalize(direction.detach().float(), dim=-1))
 
@@ -162,7 +167,9 @@ class GlobalLoss(FeatureLoss):
         templates: what it is put into; the features are averaged and made unit.
     """
 
-    def __init__(self, clip: CLIP, target: str, templates: Sequence[str] = ("{}",)):
+    text: Tensor
+
+    def __init__(self, clip: Encoder, target: str, templates: Sequence[str] = ("{}",)):
         super().__init__(clip)
         text = prompt_features(clip, target, templates).mean(dim=0)
         self.register_buffer("text", F.normalize(text, dim=0))
@@ -170,7 +177,7 @@ class GlobalLoss(FeatureLoss):
     def compare(self, source: Tensor | None, adapted: Tensor) -> Tensor:
         return (1 - adapted @ self.text).mean()
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]  # needs no source
         """The scalar loss of images [N, 3, H, W] in [-1, 1]."""
         return self.compare(None, self.clip.encode_image(images))
 
@@ -203,19 +210,23 @@ class WeightedSum(nn.Module):
         self.weights = {name: float(weight) for name, (weight, _) in weighted.items()}
         self.losses = nn.ModuleList(term for _, term in weighted.values())
 
+    @property
+    def _losses(self) -> list[FeatureLoss]:
+        return cast(list[FeatureLoss], list(self.losses))
+
     def terms(self, source_images: Tensor, adapted_images: Tensor) -> dict[str, Tensor]:
         """Each term by name, unweighted; images are encoded once per CLIP model."""
         features = {}
-        for clip in {id(term.clip): term.clip for term in self.losses}.values():
+        for clip in {id(term.clip): term.clip for term in self._losses}.values():
             with torch.no_grad():
                 source = clip.encode_image(source_images)
             features[id(clip)] = source, clip.encode_image(adapted_images)
-        values = (term.compare(*features[id(term.clip)]) for term in self.losses)
+        values = (term.compare(*features[id(term.clip)]) for term in self._losses)
         return dict(zip(self.weights, values, strict=True))
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of what `terms` returned."""
-        return sum(self.weights[name] * value for name, value in terms.items())
+        return cast(Tensor, sum(self.weights[name] * value for name, value in terms.items()))
 
     def forward(self, source_images: Tensor, adapted_images: Tensor) -> Tensor:
         """The scalar loss of images [N, 3, H, W] in [-1, 1]."""
@@ -224,7 +235,7 @@ class WeightedSum(nn.Module):
     @property
     def resolution(self) -> int:
         """The largest image that any of the CLIP models takes, in pixels."""
-        return max(term.clip.resolution for term in self.losses)
+        return max(term.clip.resolution for term in self._losses)
 
 
 @dataclass(frozen=True)
@@ -257,7 +268,7 @@ class GuidanceConfig:
         name="weights",
     )  # fmt: skip
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self)
 
     @property
@@ -267,7 +278,7 @@ class GuidanceConfig:
 
 
 def build_loss(
-    clips: Sequence[CLIP], source: str, target: str, config: GuidanceConfig | None = None
+    clips: Sequence[Encoder], source: str, target: str, config: GuidanceConfig | None = None
 ) -> WeightedSum | Augmented:
     """The usual loss of (source images, adapted images) for one CLIP model or an ensemble.
 
@@ -297,7 +308,7 @@ def build_loss(
 
 
 def _terms(
-    clip: CLIP, source: str, target: str, config: GuidanceConfig
+    clip: Encoder, source: str, target: str, config: GuidanceConfig
 ) -> dict[str, tuple[float, FeatureLoss]]:
     # The direction is taken in any case: it is what notices a bad or a pointless pair of prompts.
     direction = text_direction(clip, source, target, config.prompt_templates)
@@ -309,8 +320,8 @@ def _terms(
     return {name: term for name, term in terms.items() if term[0]}
 
 
-def target_loss(clips: Sequence[CLIP], target: str) -> Callable[[Tensor], Tensor]:
+def target_loss(clips: Sequence[Encoder], target: str) -> Callable[[Tensor], Tensor]:
     """The global loss of images for one CLIP model or the mean over an ensemble: what the layer
     selectors take as their objective."""
     losses = [GlobalLoss(clip, target) for clip in clips]
-    return lambda images: sum(loss(images) for loss in losses) / len(losses)
+    return lambda images: cast(Tensor, sum(loss(images) for loss in losses)) / len(losses)
