@@ -22,7 +22,7 @@ class CatalogueEntry:
     Args:
         name: what people and the command line call it.
         title: the same for a list to choose from.
-        places: where it lies, tried in this order: a path (from checkpoints/), or a file on the Hub.
+        places: where it lies, tried in this order: a path from checkpoints/, or a file on the Hub.
         licence: on what terms, in a line.
         aligned: the crop of its images.
         preset: the settings that suit it, a key of `nada.presets.PRESETS`.
