@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from nada.__main__ import main
 from nada.compute import convolutions_in
-from nada.experiments import bench, reference
+from nada.experiments import bench, bench_table, reference
 from nada.generator import GeneratorConfig
 from nada.guidance import DirectionalLoss, GlobalLoss
 from nada.layers import w_shifts
@@ -127,12 +127,12 @@ def test_a_reference_step_moves_the_convolutions_and_nothing_else(clip_tiny):
 # Adding up
 
 
-def measured(**parts) -> dict[str, bench.Measured]:
-    return {name: bench.Measured(times, flops) for name, (times, flops) in parts.items()}
+def measured(**parts) -> dict[str, bench_table.Measured]:
+    return {name: bench_table.Measured(times, flops) for name, (times, flops) in parts.items()}
 
 
 def test_rows_add_up_choice_and_training():
-    table = bench.rows_of(
+    table = bench_table.rows_of(
         {
             "reference": measured(choose=([30.0, 33.0, 30.0], 300), train=([10.0, 11.0, 10.0], 80)),
             "ours, bf16": measured(whole=([6.0, 6.0, 5.0], 200), train=([2.0, 2.0, 2.0], 60)),
@@ -149,7 +149,7 @@ def test_rows_add_up_choice_and_training():
     assert often.least == pytest.approx(40 / 6) and often.most == pytest.approx(40 / 5)
     assert rarely.seconds == 2.5 and rarely.ratio == 16 and rarely.every == 8
     assert rarely.share == pytest.approx((60 + 140 / 8) / 2.5 / 400) and rarely.gb is None
-    lines = bench.table(table).splitlines()
+    lines = bench_table.table(table).splitlines()
     assert "| reference | every step | 40 | 1.0 | 1.0 to 1.0 |  | 9.0 |" in lines
     assert lines[-1].startswith("| ours, bf16 | every 8 steps | 2.5 | 16.0 |")
 
