@@ -39,9 +39,11 @@ from nada.settings import Setting
 
 MAX_QUEUE = 20  # visitors who may wait
 I18N = gr.I18n(  # gradio has words of its own under plain names
-    **{language: {f"nada_{key}": text for key, text in by_key.items()}
-       for language, by_key in texts().items()}
-)  # fmt: skip
+    **{
+        language: {f"nada_{key}": text for key, text in by_key.items()}
+        for language, by_key in texts().items()
+    }
+)
 SEEDS = "1-8"
 TRAIN = {"concurrency_id": "train", "concurrency_limit": 1}
 PRIVATE = {"api_visibility": "private", "preprocess": False}
@@ -292,10 +294,12 @@ def adapt_part(choices: GeneratorChoices) -> dict:
         with row:
             rows = gr.Examples(
                 [[{**values, **row}[name] for name in columns] for row in rows],
-                [inputs[name] for name in columns], label=words("examples"),
+                [inputs[name] for name in columns],
+                label=words("examples"),
                 example_labels=[f"{row['source']} → {row['target']}" for row in rows],
-                examples_per_page=20, api_visibility="private",
-            )  # fmt: skip
+                examples_per_page=20,
+                api_visibility="private",
+            )
             rows.input_component_props = [{}] * len(columns)  # or k's limit would be undone
     return {**inputs, "settings": folded, **{f"examples_{b}": row for b, row in rows_of.items()}}
 
@@ -306,9 +310,10 @@ def explore_part() -> dict:
         part = {
             "strength": number("strength", STRENGTH, 1.0),
             "sample_truncation": number("sample_truncation", TRUNCATION, 0.7),
-            "snapshot": gr.Slider(1, 2, 1, step=1, label=words("snapshot"), visible=False,
-                                  info="", elem_id="snapshot"),
-        }  # fmt: skip
+            "snapshot": gr.Slider(
+                1, 2, 1, step=1, label=words("snapshot"), visible=False, info="", elem_id="snapshot"
+            ),
+        }
     with gr.Row(equal_height=True, elem_id="who"):
         part["seeds"] = gr.Textbox(SEEDS, label=words("seeds"), info=words("seeds_info"), scale=2,
                                    max_lines=1, elem_id="seeds")  # fmt: skip
@@ -343,8 +348,9 @@ def film_part() -> dict:
         with gr.Tab(words(name)):
             gr.HTML(f'<p class="facts">{words(name + "_note")}</p>')
             part[f"{name}_draw"] = gr.Button(words(f"{name}_draw"), elem_id=f"{name}-draw")
-            part[name] = made(interactive=False, show_label=False, elem_id=name, visible=False,
-                              **options)  # fmt: skip
+            part[name] = made(
+                interactive=False, show_label=False, elem_id=name, visible=False, **options
+            )
     return part
 
 
@@ -420,7 +426,7 @@ def api_part(choices: GeneratorChoices) -> None:
             ("blend", mixed, [samples, file], paint),
             ("domain", {"domain_file": domain}, domain_info, paint),
             ("info", {}, info, paint),
-        ):  # fmt: skip
+        ):
             gr.Button().click(
                 answering(getattr(api, name), sessions), inputs_kwargs=inputs, outputs=outputs,
                 api_name=name, preprocess=False, **options,
@@ -430,10 +436,13 @@ def api_part(choices: GeneratorChoices) -> None:
 def launch(blocks: gr.Blocks, **options) -> tuple:
     """Serve a page; `options` are gradio's, such as server_port."""
     theme = gr.themes.Default(
-        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", radius_size="lg",
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        radius_size="lg",
         font=("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
         font_mono=("ui-monospace", "Consolas", "monospace"),
-    )  # fmt: skip
+    )
     return blocks.launch(
         theme=theme, css_paths=PAGE / "style.css", i18n=I18N, show_error=True, ssr_mode=False,
         max_file_size="200mb", run_history=False, enable_monitoring=False,

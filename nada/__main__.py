@@ -93,8 +93,11 @@ def add_adapt(commands) -> None:
     parser.add_argument("--target", required=True, help="what the pictures shall become")
     parser.add_argument("--source", help="what they are (default: the preset's)")
     parser.add_argument("--out", type=Path, help="domain file to write (default: by the target)")
-    parser.add_argument("--clip", default="auto", help="CLIP models joined by + (default: auto, "
-                        "those that suit the generator)")  # fmt: skip
+    parser.add_argument(
+        "--clip",
+        default="auto",
+        help="CLIP models joined by + (default: auto, those that suit the generator)",
+    )
     parser.add_argument("--start", type=Path, metavar="FILE", help="domain file to go on from")
     parser.add_argument("--preset", choices=PRESETS, help="defaults (default: by the generator)")
     titles = {"config": "training loop", "guidance": "loss", "selection": "layers"}

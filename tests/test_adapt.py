@@ -166,9 +166,12 @@ def test_only_styled_convolutions_are_trained_and_the_frozen_twin_never(generato
     keys = changed(generator, adapted)
     assert layers_of(keys) == set(generator.conv_names)
     assert {key.split(".", 2 if key.startswith("convs") else 1)[-1] for key in keys} == {
-        "conv.weight", "conv.modulation.weight", "conv.modulation.bias",
-        "noise.weight", "activate.bias",
-    }  # fmt: skip
+        "conv.weight",
+        "conv.modulation.weight",
+        "conv.modulation.bias",
+        "noise.weight",
+        "activate.bias",
+    }
     assert not changed(before, generator)
 
 
@@ -229,8 +232,12 @@ def test_backward_stops_below_the_first_trained_layer(generator, loss):
         )
     next(adapt(generator, trainable, loss, QUICK, lambda *args, names: ["convs.2"]))
     assert graphs == {
-        "conv1": False, "convs.0": False, "convs.1": False, "convs.2": True, "convs.3": True
-    }  # fmt: skip
+        "conv1": False,
+        "convs.0": False,
+        "convs.1": False,
+        "convs.2": True,
+        "convs.3": True,
+    }
 
 
 def test_the_rate_follows_half_a_cosine():
@@ -366,9 +373,14 @@ def close(one, other, tolerance=1e-3) -> bool:
 
 
 @pytest.mark.parametrize(
-    "cheaper", [{"micro_batch": 1}, {"micro_batch": 3}, {"checkpointing": True},
-                {"micro_batch": 2, "checkpointing": True}]
-)  # fmt: skip
+    "cheaper",
+    [
+        {"micro_batch": 1},
+        {"micro_batch": 3},
+        {"checkpointing": True},
+        {"micro_batch": 2, "checkpointing": True},
+    ],
+)
 def test_less_memory_gives_the_same_result(generator, loss, cheaper):
     """With a loss that compares all pictures of the batch, and with random views."""
     config = dataclasses.replace(QUICK, batch=4, steps=3, lr=0.002)

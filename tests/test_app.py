@@ -128,9 +128,12 @@ def test_samples_are_the_librarys(client, server, tmp_path):
     half = blend(base, [(Delta.load(file), 0.5)])
     for domain, strength, generator in ((None, 1, base), (handle_file(file), 0.5, half)):
         picture = client.predict(
-            seeds="3, 7-9", domain_file=domain, strength=strength, truncation=0.6,
+            seeds="3, 7-9",
+            domain_file=domain,
+            strength=strength,
+            truncation=0.6,
             api_name="/sample",
-        )  # fmt: skip
+        )
         expected = page_grid(sample(generator, [3, 7, 8, 9], 0.6), 4)
         assert same(Image.open(picture), expected)
     assert not same(Image.open(picture), page_grid(sample(base, [3, 7, 8, 9], 0.6), 4))

@@ -211,8 +211,13 @@ def test_captions_are_true_of_their_picture():
 def test_attributes_exclude_each_other():
     table = attributes_of(factors_of(some_z(500)), "photo")
     column = {name: table[:, i] == 1 for i, name in enumerate(ATTRIBUTES)}
-    for a, b in (("old", "young"), ("smile", "frown"), ("long hair", "short hair"),
-                 ("blond hair", "black hair"), ("pale skin", "dark skin")):  # fmt: skip
+    for a, b in (
+        ("old", "young"),
+        ("smile", "frown"),
+        ("long hair", "short hair"),
+        ("blond hair", "black hair"),
+        ("pale skin", "dark skin"),
+    ):
         assert column[a].any() and column[b].any()
         assert not (column[a] & column[b]).any(), (a, b)
 

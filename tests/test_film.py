@@ -57,8 +57,11 @@ def test_the_file_shows_the_pictures(tmp_path, generator):
     for i in (1, 5, 9):
         expected = np.asarray(to_images(big[i : i + 1])[0], float)
         assert np.abs(decoded[i] - expected).mean() < 12  # colour is stored at half the width
-        others = [np.abs(decoded[i] - np.asarray(to_images(big[j : j + 1])[0], float)).mean()
-                  for j in (1, 5, 9) if j != i]  # fmt: skip
+        others = [
+            np.abs(decoded[i] - np.asarray(to_images(big[j : j + 1])[0], float)).mean()
+            for j in (1, 5, 9)
+            if j != i
+        ]
         assert min(others) > np.abs(decoded[i] - expected).mean()
 
 

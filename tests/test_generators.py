@@ -110,8 +110,13 @@ def places(hub, tmp_path_factory):
 
 def serve_offers(folder, clip, hub):
     """The app as on a machine that can serve all named generators, and a file."""
-    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_TOKEN": "",
-                   "PYTHONPATH": str(ROOT), "HF_HUB_DOWNLOAD_TIMEOUT": "240"}  # fmt: skip
+    environment = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(folder / "hf"),
+        "HF_TOKEN": "",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_DOWNLOAD_TIMEOUT": "240",
+    }
     return serve(folder, clip, environment=environment, program=("-m", "tests.offering"))
 
 

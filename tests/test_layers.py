@@ -198,11 +198,16 @@ def test_freezing_frees_all_parameters_of_the_named_layers(generator):
     freeze_all_but(generator, ["convs.1", "to_rgb1"])
     free = {key for key, value in generator.named_parameters() if value.requires_grad}
     assert free == {
-        "convs.1.conv.weight", "convs.1.conv.modulation.weight", "convs.1.conv.modulation.bias",
-        "convs.1.noise.weight", "convs.1.activate.bias",
-        "to_rgb1.conv.weight", "to_rgb1.conv.modulation.weight", "to_rgb1.conv.modulation.bias",
+        "convs.1.conv.weight",
+        "convs.1.conv.modulation.weight",
+        "convs.1.conv.modulation.bias",
+        "convs.1.noise.weight",
+        "convs.1.activate.bias",
+        "to_rgb1.conv.weight",
+        "to_rgb1.conv.modulation.weight",
+        "to_rgb1.conv.modulation.bias",
         "to_rgb1.bias",
-    }  # fmt: skip
+    }
 
 
 def test_unknown_layers_get_a_sentence(generator, z, objective):

@@ -52,8 +52,10 @@ def test_a_contact_sheet_has_a_strip_for_each_label():
     sheet = contact_sheet({name: [strip] for name, strip in strips.items()}, (), 2, margin=110)
     assert sheet.size == (2 * (110 + 48), 2 * 16)
     assert [sheet.getpixel(at) for at in ((120, 8), (120, 24), (278, 8))] == [
-        (0, 0, 0), (255, 255, 255), (255, 0, 0),
-    ]  # fmt: skip
+        (0, 0, 0),
+        (255, 255, 255),
+        (255, 0, 0),
+    ]
 
 
 def test_strips_beside_each_other_have_their_heads_above():

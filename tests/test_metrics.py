@@ -22,8 +22,11 @@ def test_diversity_is_the_mean_distance_of_different_pairs():
     assert diversity(EYE[:1].expand(5, -1)) == pytest.approx(0, abs=1e-12)
     assert diversity(torch.cat([EYE[:1], -EYE[:1]])) == 2
     features = torch.randn(6, 8)
-    cosines = [F.cosine_similarity(features[i], features[j], dim=0).item()
-               for i in range(6) for j in range(i)]  # fmt: skip
+    cosines = [
+        F.cosine_similarity(features[i], features[j], dim=0).item()
+        for i in range(6)
+        for j in range(i)
+    ]
     assert diversity(features) == pytest.approx(1 - sum(cosines) / 15, abs=1e-6)
 
 

@@ -178,8 +178,11 @@ def test_auto_builds_in_the_background_for_the_next_start(tmp_path):
 
 
 def test_importing_starts_nothing(tmp_path):
-    ended = python("-c", "import op, sys; print('torch.utils.cpp_extension' in sys.modules)",
-                   cache=tmp_path / "cache")  # fmt: skip
+    ended = python(
+        "-c",
+        "import op, sys; print('torch.utils.cpp_extension' in sys.modules)",
+        cache=tmp_path / "cache",
+    )
     assert ended.stdout.strip() == "False" and not (tmp_path / "cache").exists()
 
 

@@ -26,9 +26,13 @@ from nada.sample import sample
 from tests.served import ROOT, serve_app
 
 PAGES = (
-    "README.md", "examples/README.md", "checkpoints/README.md", "nada/formats/README.md",
-    "nada/experiments/README.md", "op/README.md",
-)  # fmt: skip
+    "README.md",
+    "examples/README.md",
+    "checkpoints/README.md",
+    "nada/formats/README.md",
+    "nada/experiments/README.md",
+    "op/README.md",
+)
 EVERY_PAGE = (*PAGES, "REPORT.md")
 TEXT = {page: (ROOT / page).read_text() for page in EVERY_PAGE}
 
@@ -317,9 +321,13 @@ def bundled(tmp_path_factory):
 
 def run(code: str, folder: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=280,
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -344,8 +352,12 @@ def test_the_examples_run_as_printed(tmp_path, bundled):
     assert "fits: True" in done.stdout and "title: zombie + pencil sketch" in done.stdout
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
-        "examples", "zombie.safetensors", "sketch.safetensors", "samples.png", "mix.safetensors",
-    }  # fmt: skip
+        "examples",
+        "zombie.safetensors",
+        "sketch.safetensors",
+        "samples.png",
+        "mix.safetensors",
+    }
 
 
 def test_every_example_is_printed():

@@ -18,11 +18,15 @@ from nada.experiments.folder import finished
 from nada.experiments.report import fill_in, write_report
 
 LP = {  # case, target, seed → LP
-    ("plain", "zombie", 0): 0.50, ("plain", "zombie", 1): 0.54,
-    ("plain", "devil", 0): 0.40, ("plain", "devil", 1): 0.44,
-    ("changed", "zombie", 0): 0.45, ("changed", "zombie", 1): 0.47,
-    ("changed", "devil", 0): 0.43, ("changed", "devil", 1): 0.43,
-}  # fmt: skip
+    ("plain", "zombie", 0): 0.50,
+    ("plain", "zombie", 1): 0.54,
+    ("plain", "devil", 0): 0.40,
+    ("plain", "devil", 1): 0.44,
+    ("changed", "zombie", 0): 0.45,
+    ("changed", "zombie", 1): 0.47,
+    ("changed", "devil", 0): 0.43,
+    ("changed", "devil", 1): 0.43,
+}
 QUALITY = [0.2, 0.4, 0.55, 0.56, 0.561]  # along the steps: flat from step 30 on
 
 
@@ -34,11 +38,16 @@ def write_run(folder: Path, key: tuple[str, str, int], lp: float) -> str:
     home.mkdir(parents=True)
     figures = {"judged": 0.75, "lp": lp, "quality": 0.56, "identity": 0.25, "hair": None}
     result = {
-        "id": name, "target": target, "seed": seed, "figures": figures, "steps_done": 40,
+        "id": name,
+        "target": target,
+        "seed": seed,
+        "figures": figures,
+        "steps_done": 40,
         "layers": ["conv1"] if case == "plain" else ["convs.2"],
         "seconds": 100.0 if key == ("plain", "devil", 1) else 10.0 + 2 * seed,
-        "diverged": None, "made_by": "torch 2 on paper",
-    }  # fmt: skip
+        "diverged": None,
+        "made_by": "torch 2 on paper",
+    }
     (home / "result.json").write_text(json.dumps(result))
     looks = [
         {"step": 10 * i, "quality": q, "identity": 1 - i / 8, "clip_diversity": 0.1,
@@ -56,15 +65,23 @@ def folder(tmp_path) -> Path:
     """A sweep's folder: two cases, two targets, two seeds, all done but one run that is not."""
     ids = {key: write_run(tmp_path, key, lp) for key, lp in LP.items()}
     cases = [
-        {"name": case, "settings": {}, "all_settings": {"k": k, "steps": 40, "global_": 0.5},
-         "runs": [name for key, name in ids.items() if key[0] == case]}
+        {
+            "name": case,
+            "settings": {},
+            "all_settings": {"k": k, "steps": 40, "global_": 0.5},
+            "runs": [name for key, name in ids.items() if key[0] == case],
+        }
         for case, k in (("plain", 1), ("changed", 2))
-    ]  # fmt: skip
+    ]
     cases[1]["runs"].append("devil-2-changed")
     group = {
-        "title": "One | two", "text": "Does it matter?", "cases": cases, "generator": "demo",
-        "measure": {"clip": "demo", "judge": "demo", "samples": 128}, "stopping": True,
-    }  # fmt: skip
+        "title": "One | two",
+        "text": "Does it matter?",
+        "cases": cases,
+        "generator": "demo",
+        "measure": {"clip": "demo", "judge": "demo", "samples": 128},
+        "stopping": True,
+    }
     plan = {"name": "test", "title": "A test", "text": "Why.", "groups": [group], "spec": ""}
     (tmp_path / "plans").mkdir()
     (tmp_path / "plans/test.json").write_text(json.dumps(plan))

@@ -153,8 +153,12 @@ print(json.dumps({
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
-        "command line": 0.25, "sweep": 0.25, "domain file": 0.25, "api": True, "page": 2,
-    }  # fmt: skip
+        "command line": 0.25,
+        "sweep": 0.25,
+        "domain file": 0.25,
+        "api": True,
+        "page": 2,
+    }
 
 
 def test_names_are_each_settings_own():

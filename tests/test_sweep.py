@@ -98,9 +98,12 @@ def test_a_grid_is_every_combination_and_cases_come_after_it():
     group = {"title": "t", "grid": grid, "case": [{"name": "own", "k": 0}]}
     (group,) = parse(small(group=[group]), "s").groups
     assert [case.name for case in group.cases] == [
-        "k 1, method gradient", "k 1, method random", "k 2, method gradient",
-        "k 2, method random", "own",
-    ]  # fmt: skip
+        "k 1, method gradient",
+        "k 1, method random",
+        "k 2, method gradient",
+        "k 2, method random",
+        "own",
+    ]
     runs = group.cases[3].runs
     assert [(run.target, run.seed) for run in runs] == [("a b", 1), ("a b", 2), ("c", 1), ("c", 2)]
     assert {(run.settings["k"], run.settings["method"]) for run in runs} == {(2, "random")}

@@ -69,9 +69,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
         order = list(dict.fromkeys(args.targets))
         rows.sort(key=lambda row: (order.index(row["target"]), row["seed"]))
         print(table(rows), *summary(rows), sep="\n\n")
-        print("\nFréchet distance of the base from renders {generator:.3f}, of renders from other "
-              "renders {renders:.3f} (judge's features)."
-              .format(**assess_base(observer.base, observer.judge)))  # fmt: skip
+        print(
+            "\nFréchet distance of the base from renders {generator:.3f}, of renders from other "
+            "renders {renders:.3f} (judge's features).".format(
+                **assess_base(observer.base, observer.judge)
+            )
+        )
     if drawn:
         drawn.save(args.sheet, format="PNG")
     return 0

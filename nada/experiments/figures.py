@@ -47,7 +47,7 @@ FIGURES = (
     Figure("skin", ".0%", 1, "skin that kept its colour, where it should"),
     Figure("glasses", ".0%", 1, "people who still have glasses, or still have none"),
     Figure("seconds", ".0f", -1, "seconds of training", clock=True),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,7 @@ def mean_curve(runs: Sequence[dict], name: str) -> list[tuple[int, float, float]
     at."""
     runs = [run for run in runs if name in run["curve"]]
     steps = set.intersection(*(set(run["curve"]["step"]) for run in runs)) if runs else set()
-    return [
-        (step, *spread([at_step(run, step) for run in runs], name))
-        for step in sorted(steps)
-    ]  # fmt: skip
+    return [(step, *spread([at_step(run, step) for run in runs], name)) for step in sorted(steps)]
 
 
 # Cells of a table

@@ -38,6 +38,8 @@ def preset_hint(models: ServedModels, base: str, preset: Preset, settings: dict)
         differ = {"steps": preset.config.steps}
     if not differ:
         return ""
-    changes = " and ".join(f"{'k ' if n == 'k' else ''}{v}{' steps' if n == 'steps' else ''}"
-                        for n, v in differ.items())  # fmt: skip
+    changes = " and ".join(
+        f"{'k ' if n == 'k' else ''}{v}{' steps' if n == 'steps' else ''}"
+        for n, v in differ.items()
+    )
     return f"For {quote(settings['target'])}, {changes} would suit."
