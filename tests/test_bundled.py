@@ -48,7 +48,7 @@ def test_every_weight_file_is_described_with_its_sha256():
 
 def test_the_generator_draws_the_renderers_people(generator):
     assert generator.size == 128
-    figures = train_generator.measure_distilled(generator, n=96)
+    figures = train_generator.measure_distilled(generator, people=96)
     assert figures["l1"] < 0.015
     assert figures["gradients"] > 0.92 and figures["gradient_energy"] > 0.86
 
