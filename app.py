@@ -26,6 +26,7 @@ from functools import partial
 
 import gradio as gr
 
+from nada.machine import keep_freed_memory
 from nada.presets import PRESETS, SERVED, examples
 from nada.serve.api import Api
 from nada.serve.events import SETTINGS, WEIGHTS, Change, PageEvents
@@ -57,7 +58,7 @@ LINK = ("source", "target", "seed")  # in the order of link.js and page.js
 LOOK = ("seeds", "strength", "sample_truncation")
 DRAWN = ("seeds", "sample_truncation")
 LIBRARY = ("cards", "start", "chosen", "file")
-ENDED = ("status", "run", "snapshot", "strength", "pairs", *LIBRARY)
+RESULT = ("run", "snapshot", "strength", "pairs", *LIBRARY)
 TITLES = {"gradient": "Gradient norm", "w_shift": "W+ shift"}  # of choices
 
 
@@ -161,7 +162,7 @@ def wire(blocks: gr.Blocks, parts: dict, choices: GeneratorChoices) -> None:
     wire_domains(on, parts, events)
 
     parts["stop"].click(None, cancels=[run])
-    arrived = ["loading", "generator", "foot", *ENDED[1:], "strip", "film", *SETTINGS]
+    arrived = ["loading", "generator", "foot", *RESULT, "strip", "film", *SETTINGS]
     arrived += [f"examples_{base}" for base in choices.bases]
     on(parts["generator"].input, events.choose, ["generator", *DRAWN], arrived, **UNSEEN)
     link = [parts[name] for name in LINK]
@@ -222,7 +223,7 @@ def wire_run(on: Callable, parts: dict, events: PageEvents):
         validator=answering(validate, events.choices.sessions),
         show_progress="minimal", show_progress_on=parts["run"], **TRAIN,
     )  # fmt: skip
-    on(run.then, events.settle, DRAWN, ENDED, **UNSEEN)
+    on(run.then, events.settle, DRAWN, ["status", *RESULT], **UNSEEN)
     for prompt in ("source", "target"):
         on(parts[prompt].change, events.hint, FORM, ["hint"], **LIVE)
     return run
@@ -517,6 +518,7 @@ def serve(args: argparse.Namespace) -> tuple[gr.Blocks, GeneratorChoices]:
 def main() -> None:
     """Open the page, then load the models, so that the page is there at once."""
     args = parse()
+    keep_freed_memory()
     reach_without_proxy("localhost", "127.0.0.1", args.host)
     try:
         blocks, choices = serve(args)
