@@ -1,6 +1,7 @@
 """Hints before a run: there when they should be, absent when not, on the bundled CLIP."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,6 +37,11 @@ def test_nearly_parallel_prompts_are_named(models, one, other):
     assert "nearly parallel" in said and f"“{other}”" in said
 
 
+def test_a_weak_direction_is_named(models):
+    (said,) = hint(models, "blond hair", "person with blond hair")
+    assert "hardly tells “blond hair” from “person with blond hair”" in said
+
+
 def test_directions_of_the_examples_are_far_from_the_bounds(models):
     """NEARLY_SAME and WEAK: paraphrases on one side, all pairs of targets on the other."""
     targets = [entry["target"] for entry in examples("demo")]
@@ -50,6 +56,12 @@ def test_unknown_words_and_the_known_ones_like_them(models):
     assert "never shown “scetch”" in said and "It knows “sketch”" in said
     assert nearest(models.clips[0], "zombies") == ["zombie"]
     assert unknown_words(models.clips[0], ("photo", "zombie")) == ""
+
+
+def test_fillers_are_no_unknown_words_unless_they_are_all_there_is():
+    clip = SimpleNamespace(words={"zombie"}, unknown_words=str.split)
+    assert "never shown “gorblax” and" in unknown_words(clip, ("a gorblax", "with"))
+    assert "never shown “a”, “with” and" in unknown_words(clip, ("a", "with"))
 
 
 def test_steps_and_k_of_the_preset_are_suggested(models):
