@@ -114,6 +114,14 @@ def test_moving_a_row_moves_the_style_of_exactly_its_layers(size, channels):
 # Selectors
 
 
+def test_candidates_are_the_layers_up_to_a_resolution(generator):
+    assert candidates(generator) == ("conv1", "convs.0", "convs.1", "convs.2", "convs.3")
+    assert candidates(generator, resolution=8) == ("conv1", "convs.0", "convs.1")
+    everything = candidates(generator, to_rgb=True)
+    assert everything[5:] == ("to_rgb1", "to_rgbs.0", "to_rgbs.1")
+    assert candidates(generator, True, 4) == ("conv1", "to_rgb1")
+
+
 @pytest.mark.parametrize("select", SELECTORS.values())
 def test_zero_means_all_candidates_and_costs_no_pass(generator, z, select):
     def objective(images):
