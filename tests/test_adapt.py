@@ -11,7 +11,13 @@ import torch
 
 from nada.adapt import AdaptConfig, DivergedError, adapt
 from nada.guidance import GlobalLoss, GuidanceConfig, build_loss
-from nada.layers import SelectionConfig, candidates, select_by_gradient, select_by_w_shift
+from nada.layers import (
+    SELECTORS,
+    SelectionConfig,
+    candidates,
+    select_by_gradient,
+    select_by_w_shift,
+)
 from nada.presets import PRESETS, prepare
 from nada.sample import sample
 from tests.helpers import TINY, tiny_generator
@@ -493,5 +499,5 @@ def test_presets_run(generator, clip_tiny, name):
 
 
 def test_an_unknown_method_gets_a_sentence():
-    with pytest.raises(ValueError, match="method is 'magic': give one of gradient, w_shift"):
+    with pytest.raises(ValueError, match="method is 'magic': give one of " + ", ".join(SELECTORS)):
         SelectionConfig(method="magic")

@@ -27,6 +27,14 @@ def judge():
     return judging.load_judge()
 
 
+def test_a_judge_of_other_styles_is_refused_with_what_to_do(monkeypatch):
+    monkeypatch.setattr(judging, "STYLE_NAMES", (*judging.STYLE_NAMES, "a new one"))
+    with pytest.raises(
+        ValueError, match=r"other styles .* train it again with python -m nada\.demo"
+    ):
+        judging.load_judge()
+
+
 def photos(judge, pictures) -> float:
     """Share of pictures that the judge takes for photos."""
     return judging.verdicts(judge, pictures).count("photo") / len(pictures)

@@ -102,12 +102,23 @@ class Judge(nn.Module):
 
 
 def load_judge(path: Path = CHECKPOINTS / "judge.safetensors", device="cpu") -> Judge:
-    """The bundled judge, frozen. FileNotFoundError says how to train it."""
+    """A judge out of a file, frozen; the bundled one by default.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, or it was trained on other styles; the message
+            says how to train one.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no judge at {path}: run python -m nada.demo.judge.")
     with safe_open(path, "pt") as file:
         state = {key: file.get_tensor(key).float() for key in file.keys()}
     judge = Judge()
+    shapes = {key: value.shape for key, value in judge.state_dict().items()}
+    if {key: value.shape for key, value in state.items()} != shapes:
+        raise ValueError(
+            f"The judge {path.name} was trained on other styles or attributes than the world has "
+            f"now ({len(STYLE_NAMES)} styles): train it again with python -m nada.demo.judge."
+        )
     judge.load_state_dict(state)
     return judge.requires_grad_(False).eval().to(device)
 
