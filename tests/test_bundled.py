@@ -79,6 +79,7 @@ def test_steps_between_two_people_are_small_and_stay_photos(generator, judge):
     assert photos(judge, pictures) > 0.9
 
 
+@pytest.mark.slow
 def test_mirrored_and_style_mixed_samples_are_photos(generator, judge):
     ws = generator.mapping(latents(range(64), generator.z_dim), 0.7)
     mixed = torch.cat([ws[:, :4], ws.roll(1, 0)[:, 4:]], 1)
@@ -89,6 +90,7 @@ def test_mirrored_and_style_mixed_samples_are_photos(generator, judge):
 # CLIP
 
 
+@pytest.mark.slow
 def test_clip_names_styles_on_new_people_and_in_new_words():
     figures = train_clip.measure_clips(load_clips("demo"), people=10, seed=4242)
     assert figures["style"] > 0.92 and figures["wording"] > 0.88, figures

@@ -447,6 +447,7 @@ def test_agreement_is_the_direction_and_the_share_of_the_true_change():
     assert cosine.abs().max() == 0 and share.abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_a_forger_adapts_a_copy_against_clip_and_knows_the_truth_about_it(monkeypatch):
     monkeypatch.setattr("nada.demo.forger.MEMORY", 1)
     base, clip = load_generator("demo"), load_clip("demo")

@@ -245,9 +245,8 @@ def test_a_generator_comes_with_its_examples(visit, tmp_path):
     shoot(page, "demo", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "asked, told", [("auto", 1), pytest.param("demo", 0, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("asked, told", [("auto", 1), ("demo", 0)])
 def test_the_page_says_why_it_has_the_generator(browser, tmp_path, asked, told):
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     environment |= {
