@@ -2,6 +2,9 @@
 
 import os
 
+# tests run beside each other, and so does what they start: a thread each
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 

@@ -103,6 +103,7 @@ def errors_of_gradients(generator) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_gradients_are_as_near_to_float64_as_the_references():
     """Twice the reference's own distance. Kinks of the leaky ReLU make single distances jump, those
     of bfloat16 from 0.1 to 4 by latents and processor, so all are medians over seven draws."""

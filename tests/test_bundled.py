@@ -54,6 +54,7 @@ def test_every_weight_file_is_described_with_its_sha256():
 # The generator
 
 
+@pytest.mark.slow
 def test_the_generator_draws_the_renderers_people(generator):
     assert generator.size == 128
     figures = train_generator.measure_distilled(generator, people=96)

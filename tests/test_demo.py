@@ -330,6 +330,7 @@ def test_options_are_the_fields_of_the_settings():
             parse(*wrong)
 
 
+@pytest.mark.slow
 def test_the_generator_script_trains_resumes_and_saves(tmp_path, capsys, monkeypatch):
     few = partial(train_generator.measure_distilled, people=16)
     monkeypatch.setattr(train_generator, "measure_distilled", few)
@@ -390,7 +391,6 @@ def test_a_trained_clip_is_gone_on_from_where_it_stood(work, few_measured):
     torch.testing.assert_close(after.encode_text(texts), before, atol=1e-3, rtol=0)  # float16 twice
 
 
-@pytest.mark.slow
 def test_the_judge_script_trains_resumes_and_saves(tmp_path, capsys):
     out = tmp_path / "judge.safetensors"
     arguments = [

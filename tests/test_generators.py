@@ -164,6 +164,7 @@ def pick(page, title: str):
     page.keyboard.press("Space")
 
 
+@pytest.mark.slow
 def test_a_refused_download_leaves_the_page_as_it_was_and_can_be_tried_again(visit_new, places):
     page = visit_new()
     expect(page.locator("#generator input")).to_have_count(3)

@@ -361,7 +361,13 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(data, id=name, marks=[pytest.mark.slow] if name == "many marks" else [])
+        for name, data in HOSTILE.items()
+    ],
+)
 def test_hostile_files_end_in_a_sentence_at_once(tmp_path, data):
     path = tmp_path / "g.pt"
     path.write_bytes(data)
