@@ -79,9 +79,10 @@ def test_a_domain_file_tells_every_setting(clip_tiny, tmp_path, name, value):
     progress = Progress(1, 1, 0.5, {}, ("conv1",), 0.1, 1.0, 0.0)
     facts = run_facts([clip_tiny], "zombie", DEMO.with_({name: value}), progress)
     Delta("0" * 64, {}, facts).save(tmp_path / "d.safetensors")
-    told = Delta.load(tmp_path / "d.safetensors").metadata
+    facts = Delta.load(tmp_path / "d.safetensors").metadata
     place = SETTINGS[name]
-    where = {"config": told["config"], "guidance": told["guidance"], "selection": told}[place.part]
+    parts = {"config": facts["config"], "guidance": facts["guidance"], "selection": facts}
+    where = parts[place.part]
     key = place.field if place.part == "config" else name
     assert where[key] == json.loads(json.dumps(value))
 
@@ -105,8 +106,8 @@ def test_the_page_and_the_api_show_every_setting_that_is_served():
     config = app.demo.get_config_file()
     labels = {c["id"]: c["props"].get("label") for c in config["components"]}
     (job,) = (d for d in config["dependencies"] if d["api_name"] == "adapt")
-    told = [labels[number] for number in job["inputs"]]
-    assert told[2:-1] == [known.label for known in SERVED.values()]
+    shown = [labels[number] for number in job["inputs"]]
+    assert shown[2:-1] == [known.label for known in SERVED.values()]
     on_page = str(list(labels.values()))
     for api_name, known in SERVED.items():
         assert f"'nada_{api_name}'" in on_page or f'"nada_{api_name}"' in on_page
