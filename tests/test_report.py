@@ -162,7 +162,6 @@ def test_layers_are_counted_and_common_settings_told(folder):
 
 
 def test_charts_are_sound_and_show_every_case_and_figure(folder):
-    pytest.importorskip("matplotlib")
     text = write_report(folder).read_text()
     for kind in ("figures", "curves"):
         assert f"![One \\| two: {kind}](figures/test-1-{kind}.svg)" in text
