@@ -77,7 +77,7 @@ class Setting:
         if self.lists and isinstance(value, (tuple, list)):
             return bool(value) and all(isinstance(text, str) for text in value)
         if self.choices is not None:
-            return isinstance(value, (str, int)) and value in list(self.choices)
+            return type(value) in (str, int) and value in list(self.choices)
         if self.kind is bool:
             return isinstance(value, bool)
         if self.kind is tuple:

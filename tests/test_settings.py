@@ -194,6 +194,7 @@ def test_what_belongs_to_a_generator_is_told_in_one_place(generator):
         (GuidanceConfig, {"clip_weights": ("1",)}, "weights is .*: give a list of numbers"),
         (AdaptConfig, {"train_to_rgb": 1}, "train_to_rgb is 1: give true or false"),
         (AdaptConfig, {"lr": "fast"}, "lr is 'fast': give a number from 0 to 10"),
+        (AdaptConfig, {"resolution": False}, "resolution is False: give one of 0, 4, 8"),
     ],
 )
 def test_a_bad_value_is_named_with_what_would_do(config, change, sentence):
