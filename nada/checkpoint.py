@@ -192,6 +192,7 @@ def save_generator(
 
     Raises:
         ValueError: a weight does not fit `dtype`.
+        PlaceError: the file cannot be written.
     """
     tensors = {key: value.to(dtype).cpu() for key, value in generator.state_dict().items()}
     for key, value in tensors.items():
@@ -199,8 +200,8 @@ def save_generator(
             name = str(dtype).removeprefix("torch.")
             raise ValueError(f"{key!r} holds numbers that {name} cannot; nothing was saved.")
     mean = generator.mean_latent.cpu()
-    if Path(path).suffix in (".pt", ".pth"):
-        with written_whole(path) as unfinished:
+    if Path(path).suffix.lower() in (".pt", ".pth"):
+        with written_whole(path, RuntimeError) as unfinished:
             torch.save({"g_ema": tensors, "latent_avg": mean}, unfinished)
     else:
         write_safetensors({**tensors, "latent_avg": mean}, path, metadata or {})

@@ -14,6 +14,7 @@ from torch import Tensor
 from nada.demo.captions import ATTRIBUTES, attributes_of, with_attribute
 from nada.demo.render import Z_DIM, blur, factors_of, portrait
 from nada.demo.styles import PHOTO, STYLE_NAMES, STYLES, draw_attribute, draw_partly
+from nada.formats.files import written_whole
 
 
 class Pool:
@@ -130,7 +131,8 @@ def load_or_render(kind: type, path: Path, *arguments):
         return renders
     renders = kind(*arguments)
     if renders.images.device.type == "cpu":
-        torch.save(vars(renders), path)
+        with written_whole(path, RuntimeError) as unfinished:
+            torch.save(vars(renders), unfinished)
     return renders
 
 

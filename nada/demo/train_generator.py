@@ -48,6 +48,7 @@ from nada.demo.training import (
     resume,
     save_state,
 )
+from nada.formats.files import written_whole
 from nada.generator import Generator, GeneratorConfig
 from nada.machine import pick_device
 
@@ -148,9 +149,8 @@ class Photos:
             self.images[rows] = (image * 127.5 + 127.5).round().byte()
             pace(i + 1, 0.0)
         if on_cpu:
-            unfinished = path.with_suffix(".part.npy")
-            np.save(unfinished, self.images.numpy())
-            unfinished.replace(path)
+            with written_whole(path) as unfinished:
+                np.save(unfinished, self.images.numpy())
 
     def batch(self, step: int, n: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """A step's people z [n, 96], what is drawn of them [n, D] and their photos

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nada.formats.files import written_whole
+
 Settings = TypeVar("Settings")
 
 
@@ -66,7 +68,8 @@ def save_state(path: Path, parts: Mapping, step: int, **facts) -> None:
         facts: more to be written down.
     """
     states = {name: part.state_dict() for name, part in parts.items()}
-    torch.save({**states, **facts, "step": step}, path)
+    with written_whole(path, RuntimeError) as unfinished:
+        torch.save({**states, **facts, "step": step}, unfinished)
 
 
 def resume(path: Path, parts: Mapping, device: torch.device, **facts) -> int:

@@ -5,7 +5,6 @@ mean: `nada.experiments.measure.assess`.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -24,6 +23,8 @@ from nada.experiments.sheets import contact_sheet
 from nada.experiments.spec import Trial, parse
 from nada.experiments.tables import markdown_table
 from nada.experiments.workbench import Workbench
+from nada.formats.files import check_place, written_whole
+from nada.formats.messages import json_line
 from nada.presets import PRESETS
 
 FORMS = {
@@ -60,6 +61,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Train, judge, print."""
     if args.runs < 1 or args.samples < 2 or args.jobs < 1:
         raise ValueError("Give --runs and --jobs of 1 or more and --samples of 2 or more.")
+    if args.sheet:
+        check_place(args.sheet, (".png",))
     trials, workbench = trials_for(args), Workbench(args.device)
     observer = workbench.observer(trials[0])  # what cannot be loaded is said before any training
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +79,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
             )
         )
     if drawn:
-        drawn.save(args.sheet, format="PNG")
+        with written_whole(args.sheet) as unfinished:
+            drawn.save(unfinished, format="PNG")
     return 0
 
 
@@ -111,7 +115,7 @@ def evaluate(trials: Sequence[Trial], folder: Path, args: argparse.Namespace) ->
             raise result
         rows.append(row := row_of(result))
         if args.json:
-            print(json.dumps(row), flush=True)
+            print(json_line(row), flush=True)
         else:
             judged = f"judged {row['judged']:.0%}, LP {row['lp']:.2f}"
             done = f"{len(rows)}/{len(trials)} {trial.target}, seed {trial.seed}"

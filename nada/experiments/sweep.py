@@ -7,7 +7,6 @@ many went on beside it.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from nada.experiments.folder import pending, remember_models, write_plan
 from nada.experiments.pool import Outcome, in_processes, through_ray
 from nada.experiments.spec import Trial, load_spec
 from nada.experiments.workbench import Workbench
+from nada.formats.messages import json_line
 from nada.generator import Generator
 
 
@@ -99,7 +99,7 @@ def say_outcomes(outcomes: Iterator[Outcome], total: int, as_json: bool) -> int:
         line = failure_line(outcome) if isinstance(outcome, Exception) else result_line(outcome)
         _say(f"{done}/{total} {trial.target}, seed {trial.seed}: {line}; {duration(eta)} to go")
         if as_json and not isinstance(outcome, Exception):
-            print(json.dumps(outcome), flush=True)
+            print(json_line(outcome), flush=True)
     if failed:
         _say(f"{failed} of {total} runs failed; the same command tries them again.")
     return 1 if failed else 0

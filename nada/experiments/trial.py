@@ -16,7 +16,16 @@ import torch
 
 from nada.adapt import DivergedError, Progress, adapt
 from nada.delta import diff
-from nada.experiments.folder import CURVE, DELTA, ERROR, GRID, RESULT, SETTINGS, write_json
+from nada.experiments.folder import (
+    CURVE,
+    DELTA,
+    ERROR,
+    GRID,
+    RESULT,
+    SETTINGS,
+    write_json,
+    write_text,
+)
 from nada.experiments.measure import PSI, ShownPeople
 from nada.experiments.spec import Trial
 from nada.experiments.variants import (
@@ -27,6 +36,7 @@ from nada.experiments.variants import (
 )
 from nada.experiments.workbench import SHEET_SEEDS, Workbench
 from nada.facts import run_facts
+from nada.formats.files import written_whole
 from nada.generator import Generator
 from nada.layers import SELECTORS
 from nada.presets import prepare
@@ -53,7 +63,7 @@ def perform(trial: Trial, folder: Path, workbench: Workbench, threads: int | Non
     try:
         return _perform(trial, folder, workbench)
     except Exception:
-        (folder / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+        write_text(folder / ERROR, traceback.format_exc())
         raise
 
 
@@ -149,7 +159,8 @@ def save_domain(
     facts |= {name: trial.settings[name] for name in own}
     diff(base, adapted, facts).save(folder / DELTA)
     rows = torch.cat([workbench.sheet(base), sample(adapted, SHEET_SEEDS, PSI)])
-    image_grid(rows, len(SHEET_SEEDS)).save(folder / GRID)
+    with written_whole(folder / GRID) as unfinished:
+        image_grid(rows, len(SHEET_SEEDS)).save(unfinished, format="PNG")
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,23 +1,32 @@
 """Reading and writing files: where the bundled ones lie, checks, writing whole or not at all."""
 
+import errno
 import hashlib
 import os
+import re
+import shutil
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 LONGEST_NAME = 200  # of a tensor, in characters: the commonest have some 30
 LONGEST_HEADER = 4 << 20  # of safetensors, in bytes; that of a generator has 30 thousand
+PROBE = 1 << 14  # bytes written where a file is to lie, to see whether there is room at all
 
 
 class CheckpointError(ValueError):
     """A file that is missing or not a usable model; the message is a sentence for the user."""
+
+
+class PlaceError(OSError):
+    """A place where a file cannot be written; the message is a sentence, `errno` the cause's."""
 
 
 def bundled_file(name: str | Path) -> Path:
@@ -34,24 +43,141 @@ def bundled_file(name: str | Path) -> Path:
     return CHECKPOINTS / name
 
 
+# Writing
+
+
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
-    """A name beside `path` to write to; it takes the place of `path` when all has gone well."""
+def written_whole(path: str | Path, *errors: type[Exception]) -> Iterator[Path]:
+    """A name beside `path` to write to; it takes the place of `path` when all has gone well.
+
+    The file gets the mode that the umask leaves to new files, whatever the library that writes it
+    thinks of that.
+
+    Args:
+        path: the file; its folder is made.
+        errors: what a library raises, beside OSError, that cannot write.
+
+    Raises:
+        PlaceError: instead of an OSError or one of `errors`.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        unfinished = Path(folder) / path.name
-        yield unfinished
-        os.replace(unfinished, path)
+    with _errors_told(path, errors):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(path) as folder:
+            (new := folder / "new").touch()
+            yield (unfinished := folder / path.name)
+            unfinished.chmod(new.stat().st_mode)
+            os.replace(unfinished, path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A folder on the same disk as `path`, gone in the end."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _errors_told(path: Path, errors: Sequence[type[Exception]] = ()) -> Iterator[None]:
+    try:
+        yield
+    except PlaceError:
+        raise
+    except (OSError, UnicodeEncodeError, *errors) as error:
+        raise _place_error(path, error) from error
+
+
+def _place_error(path: Path, error: Exception) -> PlaceError:
+    """The sentence for an error of writing."""
+    number = getattr(error, "errno", None)
+    if number is None and (told := re.search(r"os error (\d+)", str(error))):
+        number = int(told[1])  # as safetensors quotes it
+    elif number is None and _is_full(path):
+        number = errno.ENOSPC  # PyTorch tells of some position
+    if number == errno.ENOSPC:
+        sentence = f"The disk is full: {path} cannot be written. Make room, or give another place."
+    else:
+        reason = os.strerror(number) if number else str(error).strip().splitlines()[0]
+        sentence = f"{path} cannot be written: {reason[:1].lower()}{reason[1:]}."
+    place_error = PlaceError(sentence)
+    place_error.errno = number
+    return place_error
+
+
+def _is_full(path: Path) -> bool:
+    with suppress(OSError):
+        return shutil.disk_usage(path.parent).free < PROBE
+    return False
+
+
+def check_place(path: str | Path, suffixes: Sequence[str] = (), overwrite: bool = True) -> None:
+    """Try to write where a file is to lie, before it costs any work; leaves nothing behind.
+
+    Args:
+        path: the file; its folder need not be there yet.
+        suffixes: how its name may end, in small letters; none: in any way.
+        overwrite: whether a file that is there already may be replaced.
+
+    Raises:
+        ValueError: the name promises another format.
+        PlaceError: a folder, a device, a file that is there, no room, no permission.
+    """
+    path = Path(path)
+    with _errors_told(path):
+        if path.is_dir():
+            raise PlaceError(f"{path} is a folder; give the name of a file.")
+        if suffixes and path.suffix.lower() not in suffixes:
+            raise ValueError(f"{path} should end in {' or '.join(suffixes)}.")
+        if path.exists() and not path.is_file():
+            raise PlaceError(f"{path} is a device or a pipe; give the name of a file.")
+        if os.path.lexists(path) and not overwrite:
+            raise PlaceError(
+                f"{path} is there already; give another name, or --overwrite to replace it."
+            )
+        with _folders_for_now(path.parent), _beside(path) as folder:
+            (folder / path.name).write_bytes(bytes(PROBE))
+
+
+@contextmanager
+def _folders_for_now(folder: Path) -> Iterator[None]:
+    """The folder is there, with those above it; in the end those go that were not."""
+    above = [folder, *folder.parents]
+    there = next((i for i, place in enumerate(above) if place.exists()), len(above))
+    if there < len(above) and not above[there].is_dir():
+        raise PlaceError(f"{above[there]} is a file, so nothing can lie in it: give another place.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for made in above[:there]:
+            with suppress(OSError):  # not made after all, or in use by now
+                made.rmdir()
+
+
+def free_name(path: str | Path) -> Path:
+    """`path`, or with "-2", "-3", … before its ending the first name that no file has."""
+    path, number = Path(path), 1
+    candidate = path
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_stem(f"{path.stem}-{number}")
+    return candidate
 
 
 def write_safetensors(
     tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]
 ) -> None:
-    """Write the file whole or not at all."""
+    """Write the file whole or not at all.
+
+    Raises:
+        PlaceError: it cannot be written.
+    """
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    with written_whole(path) as unfinished:
+    with written_whole(path, SafetensorError) as unfinished:
         safetensors.torch.save_file(plain, unfinished, dict(metadata))
+
+
+# Reading
 
 
 def file_digest(path: str | Path, start: bytes = b"", algorithm: str = "sha256") -> str:

@@ -1,6 +1,8 @@
 """Values and errors quoted in the sentences that people read: one line, and never long."""
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 
 
 def quote(value: object, length: int = 40) -> str:
@@ -12,6 +14,21 @@ def quote(value: object, length: int = 40) -> str:
 def quote_all(words: Sequence[str]) -> str:
     """Words quoted in a row, five at most."""
     return ", ".join(map(quote, words[:5])) + (" and more" if len(words) > 5 else "")
+
+
+def json_line(data: object) -> str:
+    """JSON on one line; a number that is not finite, which JSON cannot write, becomes null."""
+    return json.dumps(_finite(data), allow_nan=False)
+
+
+def _finite(data: object) -> object:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {name: _finite(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return data
 
 
 def brief(value: object) -> str:
