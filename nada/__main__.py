@@ -1,25 +1,31 @@
 """The command line: `python -m nada COMMAND`, each with `--help`; without one it lists them all.
 
-Exit status: 0 done, 1 the training diverged (the last good weights are saved), 2 bad input, 130
-interrupted (`adapt` saves what there is after the step at hand; a second Ctrl-C stops at once).
+Exit status: 0 done, 1 the training diverged (the last good weights are saved), 2 bad input or an
+error, 130 interrupted, 143 terminated (`adapt` saves what there is after the step at hand; a second
+Ctrl-C stops at once, but for the time that saving takes), 141 nobody reads what is printed.
 """
 
 import argparse
 import copy
 import json
+import math
+import os
+import re
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
 from nada.adapt import DivergedError, Progress, adapt
 from nada.checkpoint import fingerprint, load_generator, save_generator
-from nada.clip import load_clips
+from nada.clip import Encoder, load_clips
 from nada.convert import SUFFIXES, add_convert
 from nada.delta import Delta, blend, diff
 from nada.experiments.bench import add_bench
@@ -27,31 +33,101 @@ from nada.experiments.evaluate import add_evaluate
 from nada.experiments.report import add_report
 from nada.experiments.sweep import add_sweep
 from nada.facts import blend_facts, describe, file_name, measured_facts, run_facts
-from nada.film import frames, visits, write_mp4
+from nada.film import FPS, frames, visits, write_mp4
+from nada.formats.files import PlaceError, check_place, free_name, written_whole
+from nada.formats.messages import first_line, json_line
 from nada.generator import Generator
 from nada.machine import keep_freed_memory, pick_device
 from nada.memory import fit_preset
 from nada.presets import PRESETS, SETTINGS, Suited, prepare, preset_for
 from nada.prompts import direction_hint, unknown_words
-from nada.sample import image_grid, parse_seeds, sample, to_images
+from nada.sample import Grid, parse_seeds, sample_batches, to_images
 from nada.serve.models import Options
 from nada.serve.service import Service
 from nada.settings import Setting
 
-INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
+# what shells call a program that Ctrl-C ended, or a pipe that nobody reads
+INTERRUPTED, UNREAD = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 DOMAIN, GENERATOR = (".safetensors",), SUFFIXES  # how names of files to write may end
+BOUNDS = {  # of numbers that belong to no run
+    "psi": (-10, 10),
+    "columns": (1, 1000),
+    "batch": (1, 1024),
+    "between": (2, 10_000),
+    "fps": (1, 240),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status. Whatever goes wrong is told in a sentence."""
     args = build_parser().parse_args(arguments)
+    writes = hasattr(args, "overwrite")
     try:
-        return args.run(args)
+        with on_signals(_end, signal.SIGTERM) if writes else nullcontext():
+            status = args.run(args)
+        print(end="", flush=True)
     except KeyboardInterrupt:
-        return INTERRUPTED
-    except (ValueError, OSError) as error:
-        print(f"nada {args.command}: {error}", file=sys.stderr)
-        return 2
+        status = INTERRUPTED
+    except BrokenPipeError:
+        status = UNREAD
+    except Exception as error:
+        tell(args.command, error)
+        status = 2
+    _drop_unread()
+    return status
+
+
+def tell(command: str, error: Exception) -> None:
+    """An error on the error output, as a sentence; NADA_TRACEBACK=1 shows where it happened too."""
+    with suppress(OSError):  # a terminal that has gone
+        if os.environ.get("NADA_TRACEBACK"):
+            traceback.print_exception(type(error), error, error.__traceback__)
+        print(f"nada {command}: {sentence(error)}", file=sys.stderr)
+
+
+def sentence(error: Exception) -> str:
+    """An error for people: our own ones are sentences, those of libraries become one."""
+    memory = r"out of memory|can't allocate|not enough memory|bad_alloc"
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search(memory, str(error))
+    ):
+        return (
+            "There is not enough memory for this: ask for less at once (--batch), or close other "
+            "programs."
+        )
+    if isinstance(error, OSError) and error.strerror:  # one of the system
+        return f"{error.filename or 'What is printed'}: {error.strerror}."
+    if isinstance(error, (ValueError, OSError, DivergedError)) and str(error):
+        return str(error)
+    return (
+        f"An error that was not foreseen, {type(error).__name__}: {first_line(error)}. With "
+        "NADA_TRACEBACK=1 in the environment the same command shows where it happened."
+    )
+
+
+def _drop_unread() -> None:
+    """Let Python end quietly although what was printed cannot be written."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        with suppress(OSError, ValueError):  # no stream of the system, as in tests
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def on_signals(handler: Callable, *numbers: int) -> Iterator[None]:
+    """Within, these signals call `handler`."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual or signal.SIG_DFL)
+
+
+def _end(number: int, _) -> None:
+    """End as the signal asks, but not without cleaning up."""
+    raise SystemExit(128 + number)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,6 +160,22 @@ def _command(commands, name: str, run, summary: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_out(parser: argparse.ArgumentParser, what: str, **options) -> None:
+    parser.add_argument("--out", type=Path, help=what, **options)
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+
+
+def place(args: argparse.Namespace, default: str, suffixes: Sequence[str]) -> Path:
+    """Where to write, tried before any work: --out, or a name that no file has yet.
+
+    Raises:
+        ValueError, PlaceError: as `check_place` raises them.
+    """
+    out = args.out or (Path(default) if args.overwrite else free_name(default))
+    check_place(out, suffixes, args.overwrite)
+    return out
+
+
 # adapt
 
 
@@ -92,7 +184,7 @@ def add_adapt(commands) -> None:
     parser = _command(commands, "adapt", run_adapt, "Train a domain and save it as a file.")
     parser.add_argument("--target", required=True, help="what the pictures shall become")
     parser.add_argument("--source", help="what they are (default: the preset's)")
-    parser.add_argument("--out", type=Path, help="domain file to write (default: by the target)")
+    _add_out(parser, "domain file to write (default: by the target, a new one each time)")
     parser.add_argument(
         "--clip",
         default="auto",
@@ -137,9 +229,8 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def run_adapt(args: argparse.Namespace) -> int:
-    """Train, show progress, save the domain; also after Ctrl-C and after divergence."""
-    suited, out = chosen(args), args.out or Path(file_name(args.target))
-    check_out(out, DOMAIN)
+    """Train, show progress, save the domain; also after Ctrl-C, divergence, an error."""
+    suited, out = chosen(args), place(args, file_name(args.target), DOMAIN)
     device = pick_device(args.device)
     frozen, clips = load_generator(args.generator, device), load_clips(suited.clip, device)
     preset = suited.preset if args.k is not None else suited.preset.fitted(frozen)
@@ -153,13 +244,16 @@ def run_adapt(args: argparse.Namespace) -> int:
     start = blend(frozen, [(Delta.load(args.start), 1.0)]) if args.start else frozen
     trainable = copy.deepcopy(start)
     steps = adapt(start, trainable, loss, preset.config, select)
-    progress, status = follow(steps, preset.config.steps, args.json)
-    if progress is None:
-        return status
-    facts = run_facts(clips, args.target, preset, progress)
-    diff(frozen, trainable, facts | measured_facts(trainable, clips[0], args.target)).save(out)
+    with stop_on_signals() as stop:
+        progress, status = follow(steps, preset.config.steps, args.json, stop)
+        if progress is None:
+            return status or stop.status
+        stop.hold()
+        facts = run_facts(clips, args.target, preset, progress)
+        facts |= measures(trainable, clips[0], args.target)
+        out = keep(diff(frozen, trainable, facts), out, args.overwrite, stop)
     _say(args.json, f"{progress}\nSaved {out}.", {"out": str(out), "steps_done": progress.step})
-    return status
+    return status or stop.status
 
 
 def chosen(args: argparse.Namespace) -> Suited:
@@ -177,40 +271,139 @@ def chosen(args: argparse.Namespace) -> Suited:
     return Suited(name, preset, clip if args.clip == "auto" else args.clip)
 
 
-def follow(steps: Iterator[Progress], total: int, as_json: bool) -> tuple[Progress | None, int]:
-    """Run the steps, shown as a bar or as lines of JSON; the last one and the exit status."""
+def follow(
+    steps: Iterator[Progress], total: int, as_json: bool, stop: "Stop"
+) -> tuple[Progress | None, int]:
+    """Run the steps, shown as a bar or as lines of JSON; the last one and the exit status.
+
+    An error after the first step ends the run like a divergence, with what it has come to.
+    """
     progress, status = None, 0
     bar = tqdm(total=total, unit="step", disable=True if as_json else None)  # None: if a terminal
-    with closing(steps), bar, stop_on_interrupt() as stop:
+    with closing(steps), bar:
         try:
             for progress in steps:
                 bar.update()
                 bar.set_postfix(loss=f"{progress.loss:.4f}")
                 if as_json:
-                    print(json.dumps(as_dict(progress)), flush=True)
-                if stop.is_set():
-                    status = INTERRUPTED
+                    print(json_line(as_dict(progress)), flush=True)
+                if stop.status:
                     break
         except DivergedError as error:
-            print(f"nada adapt: {error}", file=sys.stderr)
+            tell("adapt", error)
             status = 1
+        except BrokenPipeError:
+            status = UNREAD
+        except Exception as error:
+            if progress is None:
+                raise
+            tell("adapt", error)
+            status = 2
     return progress, status
 
 
+class Stop:
+    """What signals ask of a run.
+
+    `status` is the exit status to end with, 0 while no signal has come.
+    """
+
+    def __init__(self) -> None:
+        self.status, self.patience = 0, 1.0  # so many signals ask; the next one insists
+
+    def __call__(self, number: int, _) -> None:
+        if self.patience < 1:
+            raise KeyboardInterrupt
+        self.patience -= 1
+        self.status = self.status or 128 + number
+
+    def hold(self) -> None:
+        """From now on signals only ask."""
+        self.patience = math.inf
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal interrupts."""
+        before, self.patience = self.patience, 0
+        try:
+            yield
+        finally:
+            self.patience = before
+
+
 @contextmanager
-def stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event; the next one interrupts as usual."""
-    stop = threading.Event()
-
-    def ask(*_) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
+def stop_on_signals() -> Iterator[Stop]:
+    """The first Ctrl-C, SIGTERM or closed terminal sets `Stop.status`; the next one interrupts."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it is
+        numbers.append(signal.SIGHUP)
+    stop = Stop()
+    with on_signals(stop, *numbers):
         yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
+
+
+def measures(trainable: Generator, clip: Encoder, target: str) -> dict[str, float]:
+    """`measured_facts`, or none where they cannot be taken: the run counts for more."""
+    try:
+        facts = measured_facts(trainable, clip, target)
+    except Exception as error:
+        tell("adapt", error)
+        return {}
+    return {name: value for name, value in facts.items() if math.isfinite(value)}
+
+
+def keep(delta: Delta, out: Path, overwrite: bool, stop: Stop) -> Path:
+    """Save the domain at `out` or, where that fails, at another place; returns where it lies.
+
+    A person at a terminal is asked for places; else some that every system has are tried.
+
+    Raises:
+        PlaceError: it could be saved nowhere.
+    """
+    try:
+        delta.save(out := out if overwrite else free_name(out))
+        return out
+    except OSError as error:
+        tell("adapt", error)
+    asked = sys.stdin is not None and sys.stdin.isatty()
+    for other in asked_places(out.name, stop) if asked else usual_places(out.name):
+        try:
+            check_place(other, DOMAIN, overwrite=False)
+            delta.save(other)
+        except (ValueError, OSError) as error:
+            tell("adapt", error)
+        else:
+            with suppress(OSError):
+                print(f"The domain lies in {other} now.", file=sys.stderr)
+            return other
+    raise PlaceError("The domain was not saved, and the run is lost.")
+
+
+def asked_places(name: str, stop: Stop) -> Iterator[Path]:
+    """Places that a person gives, one after the other, until they give none."""
+    while True:
+        print(
+            "The run is still in memory. Another file or folder to save it in (nothing: lose it)? ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+        with stop.at_once():
+            answer = sys.stdin.readline().strip()
+        if not answer:
+            return
+        other = Path(os.path.expanduser(answer))
+        yield free_name(other / name) if other.is_dir() else other
+
+
+def usual_places(name: str) -> Iterator[Path]:
+    """A free name in the temporary folder, the home folder and the working directory."""
+    for find in (tempfile.gettempdir, Path.home, Path.cwd):
+        try:
+            other = free_name(Path(find()).absolute() / name)
+        except (OSError, RuntimeError):  # there is no such folder
+            continue
+        yield other
 
 
 def as_dict(progress: Progress) -> dict:
@@ -229,22 +422,38 @@ def add_sample(commands) -> None:
     parser.add_argument("--psi", type=float, default=0.7, help="truncation (default: 0.7)")
     parser.add_argument("--columns", type=int, default=8, help="of the grid (default: 8)")
     parser.add_argument("--batch", type=int, default=8, help="pictures at once (default: 8)")
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="PNG to write")
-    parser.add_argument("--folder", type=Path, help="write each picture as SEED.png here as well")
+    _add_out(parser, "PNG of the grid to write (default: a new samples.png, or none with --folder)")
+    parser.add_argument("--folder", type=Path, help="write each picture as SEED.png here; for any "
+                        "number of them")  # fmt: skip
 
 
 def run_sample(args: argparse.Namespace) -> int:
-    """Draw, save."""
-    check_out(args.out, (".png",))
-    pictures = sample(_blended(args), args.seeds, args.psi, args.batch)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    image_grid(pictures, min(args.columns, len(args.seeds))).save(args.out, format="PNG")
+    """Draw and save batch by batch; the grid in the end."""
+    check_bounds(args)
+    out = place(args, "samples.png", (".png",)) if args.out or not args.folder else None
     if args.folder:
-        args.folder.mkdir(parents=True, exist_ok=True)
-        for seed, image in zip(args.seeds, to_images(pictures)):
-            image.save(args.folder / f"{seed}.png")
-    _say(args.json, f"Saved {args.out}.", {"out": str(args.out), "seeds": args.seeds})
+        files = [args.folder / f"{seed}.png" for seed in args.seeds]
+        check_place(next(filter(os.path.lexists, files), files[0]), (), args.overwrite)
+    generator, count = _blended(args), len(args.seeds)
+    side, seeds = generator.size, iter(args.seeds)
+    grid = Grid(count, min(args.columns, count), side, side) if out else None
+    for pictures in sample_batches(generator, args.seeds, args.psi, args.batch):
+        if grid:
+            grid.add(pictures)
+        if args.folder:
+            for image, seed in zip(to_images(pictures), seeds):
+                _save_png(image, args.folder / f"{seed}.png")
+    if grid:
+        _save_png(grid.image, out)
+    saved = [str(path) for path in (args.folder, out) if path]
+    told = {"out": out and str(out), "folder": args.folder and str(args.folder)}
+    _say(args.json, f"Saved {' and '.join(saved)}.", {**told, "seeds": args.seeds})
     return 0
+
+
+def _save_png(image: Image.Image, path: Path) -> None:
+    with written_whole(path) as unfinished:
+        image.save(unfinished, format="PNG")
 
 
 def add_film(commands) -> None:
@@ -254,18 +463,26 @@ def add_film(commands) -> None:
     parser.add_argument("--seeds", type=_seeds, default=(1, 2, 3), help="(default: 1-3)")
     parser.add_argument("--psi", type=float, default=0.7, help="truncation (default: 0.7)")
     parser.add_argument("--between", type=int, default=16, help="frames a way (default: 16)")
-    parser.add_argument("--out", type=Path, default=Path("film.mp4"), help="mp4 to write")
+    parser.add_argument("--fps", type=int, default=FPS, help=f"frames a second (default: {FPS})")
+    _add_out(parser, "mp4 to write (default: a new film.mp4)")
 
 
 def run_film(args: argparse.Namespace) -> int:
-    """Draw, encode."""
-    check_out(args.out, (".mp4",))
+    """Draw and encode frame by frame."""
+    check_bounds(args)
+    out, keys = place(args, "film.mp4", (".mp4",)), visits(args.seeds, 1.0)
     base = load_generator(args.generator, pick_device(args.device))
-    pictures = frames(base, _recipe(args), visits(args.seeds, 1.0), args.between, args.psi)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_mp4(pictures, args.out)
-    _say(args.json, f"Saved {args.out}.", {"out": str(args.out), "frames": len(pictures)})
+    write_mp4(frames(base, _recipe(args), keys, args.between, args.psi), out, args.fps)
+    count = (len(keys) - 1) * args.between
+    _say(args.json, f"Saved {out}.", {"out": str(out), "frames": count})
     return 0
+
+
+def check_bounds(args: argparse.Namespace) -> None:
+    """Raises ValueError for a number of `sample` or `film` that makes no sense."""
+    for name, (low, high) in BOUNDS.items():
+        if not low <= (value := getattr(args, name, low)) <= high:
+            raise ValueError(f"--{name} is {value}; choose from {low} to {high}.")
 
 
 def add_domain(commands) -> None:
@@ -300,14 +517,14 @@ def add_blend(commands) -> None:
     parser = _command(commands, "blend", run_blend, "Mix domain files of one generator into one.")
     _add_domain(parser, "a domain file and its weight (default 1); repeat for several")
     parser.add_argument("--whole", action="store_true", help="save a generator, not a domain file")
-    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    _add_out(parser, "safetensors file to write", required=True)
 
 
 def run_blend(args: argparse.Namespace) -> int:
     """Mix, save."""
     if not args.domain:
         raise ValueError("Nothing to blend: give --domain FILE WEIGHT once or more.")
-    check_out(args.out, GENERATOR if args.whole else DOMAIN)
+    check_place(args.out, GENERATOR if args.whole else DOMAIN, args.overwrite)
     base = load_generator(args.generator, pick_device(args.device))
     recipe = _recipe(args)
     mixed = blend(base, recipe)
@@ -342,18 +559,17 @@ def _blended(args: argparse.Namespace) -> Generator:
     return blend(load_generator(args.generator, pick_device(args.device)), _recipe(args))
 
 
-def check_out(path: Path, suffixes: Sequence[str]) -> None:
-    """Raises ValueError for a file to write whose name promises another format."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give --out the name of a file.")
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"--out {path} should end in {' or '.join(suffixes)}.")
+def _say(as_json: bool, text: str, data: dict) -> None:
+    print(json_line(data) if as_json else text)
 
 
-def _say(as_json: bool, sentence: str, data: dict) -> None:
-    print(json.dumps(data) if as_json else sentence)
+def program() -> int:
+    """`main` as a program of its own, which `python -m nada` and `nada` are."""
+    keep_freed_memory()
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold anything
+    return main()
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
-    sys.exit(main())
+    sys.exit(program())

@@ -1,7 +1,6 @@
 """`python -m nada convert`: any generator as safetensors or PyTorch's common layout, compared."""
 
 import argparse
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import torch
 
 from nada.checkpoint import load_generator, read_contents, save_generator
 from nada.formats.catalogue import locate
-from nada.formats.files import file_digest
+from nada.formats.files import check_place, file_digest
+from nada.formats.messages import json_line
 from nada.generator import Generator
 from nada.machine import pick_device
 from nada.sample import latents
@@ -35,6 +35,7 @@ def add_convert(commands, command) -> None:
     """Options of `convert`; `command` makes a parser with the options that all commands share."""
     parser = command(commands, "convert", run_convert, "Write a generator in another format.")
     parser.add_argument("--out", type=Path, required=True, help="a .safetensors or .pt to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out where it exists")
     parser.add_argument("--half", action="store_true", help="float16: half the size, less exact")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--sha256", help="what the generator's file must hash to")
@@ -43,8 +44,7 @@ def add_convert(commands, command) -> None:
 def run_convert(args: argparse.Namespace) -> int:
     """Load, save, load again, compare. A safetensors file keeps the source, and the licence and
     the crop where the catalogue knows them."""
-    if args.out.suffix not in SUFFIXES:
-        raise ValueError(f"--out {args.out} should end in one of {', '.join(SUFFIXES)}.")
+    check_place(args.out, SUFFIXES, args.overwrite)
     device = pick_device(args.device)
     place = locate(args.generator, args.revision, args.sha256)
     with read_contents(place.path) as contents:
@@ -63,7 +63,7 @@ def run_convert(args: argparse.Namespace) -> int:
         "sha256": file_digest(args.out),
         "parity": parity(generator, load_generator(args.out, device)),
     }
-    print(json.dumps(report) if args.json else sentences(report))
+    print(json_line(report) if args.json else sentences(report))
     return 0
 
 

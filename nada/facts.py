@@ -5,6 +5,7 @@ and, where a file came from elsewhere, anything that somebody wrote.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -19,6 +20,7 @@ from nada.metrics import diversity, quality
 from nada.presets import SETTINGS, Preset
 from nada.sample import sample
 
+RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]")  # devices of Windows, in any folder
 MEASURED_SEEDS = range(1000, 1016)  # far from the seeds that a page shows
 
 
@@ -98,6 +100,15 @@ def describe(delta: Delta, own: str) -> dict:
 
 
 def file_name(target: str) -> str:
-    """What to call the domain file of a prompt, on any system: "pencil-sketch.safetensors"."""
-    words = re.sub(r"[^a-z0-9]+", "-", target.lower()).strip("-")[:40]
-    return f"{words or 'domain'}.safetensors"
+    """What to call the domain file of a prompt, on any system: "pencil-sketch.safetensors".
+
+    Letters, their marks and digits stay, in any alphabet; 80 bytes at most, before the ending.
+    """
+    text = unicodedata.normalize("NFC", target.lower())
+    kept = ("".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text)).split()
+    stem = "-".join(kept).encode()[:80].decode(errors="ignore").rstrip("-")
+    if not any(c.isalnum() for c in stem):
+        stem = "domain"
+    elif RESERVED.fullmatch(stem):
+        stem += "-domain"
+    return f"{stem}.safetensors"

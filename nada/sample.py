@@ -1,18 +1,23 @@
-"""Images from seeds: tensors, PIL images, grids."""
+"""Images from seeds: tensors, PIL images, grids; of any number, batch by batch."""
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from nada.compute import convolutions_in
+from nada.compute import convolutions_in, uses_bf16
 from nada.generator import Generator
 
+LARGEST = 1e6  # of a value in an image: weights that give more draw no image
+MOST_PIXELS = 2**27  # of a grid; viewers give up on much more
 DASHES = "-‐‑‒–—−"  # as keyboards, word processors and other writing systems have them
+
+
+class ImageError(ValueError):
+    """Images that are none, since their numbers are not; the message is a sentence for the user."""
 
 
 def parse_seeds(text: str, most: int = 10_000) -> list[int]:
@@ -58,15 +63,15 @@ def latents(seeds: Iterable[int], z_dim: int) -> Tensor:
     return torch.cat(rows) if rows else torch.empty(0, z_dim)
 
 
-@torch.no_grad()
-def sample(
+def sample_batches(
     generator: Generator,
     seeds: Iterable[int],
     truncation_psi: float = 0.7,
     batch: int = 8,
     precision: str = "fp32",
-) -> Tensor:
-    """The images of `seeds`, [N, 3, size, size] in [-1, 1] on the generator's device.
+) -> Iterator[Tensor]:
+    """The images of `seeds`, `batch` of them after the other: [n, 3, size, size] in [-1, 1] on the
+    generator's device. Only one batch is in memory, however many seeds there are.
 
     Args:
         generator: any generator; its stored noise is used.
@@ -77,25 +82,101 @@ def sample(
 
     Raises:
         ValueError: a seed, truncation, batch size or precision that makes no sense.
+        ImageError: a batch that is not finite, when it is drawn.
     """
     if batch < 1:
         raise ValueError(f"batch is {batch}; at least 1 was expected.")
     if not math.isfinite(truncation_psi):
         raise ValueError(f"truncation_psi is {truncation_psi}; a number such as 0.7 was expected.")
-    z = latents(seeds, generator.z_dim).to(generator.mean_latent.device)
-    ws = generator.mapping(z, truncation_psi)
-    with convolutions_in(precision, z.device):
-        images = [generator.synthesis(part) for part in ws.split(batch) if len(part)]
+    device = generator.mean_latent.device
+    uses_bf16(precision, device)  # an unknown one is told now, not at the first batch
+    z = latents(seeds, generator.z_dim)
+
+    @torch.no_grad()  # not around the loop: it would reach whoever takes the batches
+    def draw(z: Tensor) -> Tensor:
+        ws = generator.mapping(z.to(device), truncation_psi)
+        with convolutions_in(precision, device):
+            return check_images(generator.synthesis(ws)).clamp(-1, 1)
+
+    return (draw(part) for part in z.split(batch) if len(part))
+
+
+def sample(
+    generator: Generator,
+    seeds: Iterable[int],
+    truncation_psi: float = 0.7,
+    batch: int = 8,
+    precision: str = "fp32",
+) -> Tensor:
+    """The images of `seeds`, [N, 3, size, size] in [-1, 1] on the generator's device.
+
+    Args:
+        generator, seeds, truncation_psi, batch, precision: as `sample_batches` takes them.
+
+    Raises:
+        ValueError, ImageError: as `sample_batches` raises them.
+    """
+    images = list(sample_batches(generator, seeds, truncation_psi, batch, precision))
     if not images:
-        return z.new_empty(0, 3, generator.size, generator.size)
-    return torch.cat(images).clamp(-1, 1)
+        return generator.mean_latent.new_empty(0, 3, generator.size, generator.size)
+    return torch.cat(images)
+
+
+def check_images(images: Tensor) -> Tensor:
+    """The same images; whatever would be drawn black or as flat colour raises ImageError."""
+    if images.numel():
+        low, high = images.detach().aminmax()  # nan if there is one
+        if not -LARGEST < low <= high < LARGEST:
+            raise ImageError(
+                "The pictures are not pictures any more: their numbers have no end. Choose a "
+                "smaller strength or truncation, or another domain."
+            )
+    return images
 
 
 def to_images(images: Tensor) -> list[Image.Image]:
-    """[N, 3, H, W] in [-1, 1] (clamped) → N PIL images of W × H pixels."""
-    pixels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255)
+    """[N, 3, H, W] in [-1, 1] (clamped) → N PIL images of W × H pixels.
+
+    Raises:
+        ImageError: they are not finite.
+    """
+    pixels = ((check_images(images).detach().float() + 1) * 127.5).round().clamp(0, 255)
     pixels = pixels.to("cpu", torch.uint8).permute(0, 2, 3, 1)  # [N, H, W, 3]
     return [Image.fromarray(image.numpy()) for image in pixels]
+
+
+class Grid:
+    """One image of many, filled row by row as they come; spare cells are white.
+
+    Args:
+        count: images to come.
+        columns: images in a row.
+        width, height: pixels of an image.
+
+    Raises:
+        ValueError: no image, less than one column, or more than MOST_PIXELS pixels.
+    """
+
+    def __init__(self, count: int, columns: int, width: int, height: int):
+        if count < 1 or columns < 1:
+            raise ValueError(
+                f"A grid of {count} images in {columns} columns is empty; give 1 or more of both."
+            )
+        size = columns * width, -(-count // columns) * height
+        if math.prod(size) > MOST_PIXELS:
+            raise ValueError(
+                f"A grid of {size[0]} × {size[1]} pixels is too large to look at; draw fewer "
+                "images, or each into a file of its own (--folder)."
+            )
+        self.columns, self.filled = columns, 0
+        self.image = Image.new("RGB", size, "white")
+
+    def add(self, images: Tensor) -> None:
+        """Fill the next cells with [N, 3, H, W] in [-1, 1]."""
+        for image in to_images(images):
+            row, column = divmod(self.filled, self.columns)
+            self.image.paste(image, (column * image.width, row * image.height))
+            self.filled += 1
 
 
 def image_grid(images: Tensor, columns: int) -> Image.Image:
@@ -106,14 +187,9 @@ def image_grid(images: Tensor, columns: int) -> Image.Image:
         columns: images in a row.
 
     Raises:
-        ValueError: no image, or less than one column.
+        ValueError: as `Grid` raises it.
     """
     n, _, height, width = images.shape
-    if n < 1 or columns < 1:
-        raise ValueError(
-            f"A grid of {n} images in {columns} columns is empty; give 1 or more of both."
-        )
-    rows = -(-n // columns)
-    filled = F.pad(images, (0, 0, 0, 0, 0, 0, 0, rows * columns - n), value=1.0)
-    cells = filled.view(rows, columns, 3, height, width).permute(2, 0, 3, 1, 4)
-    return to_images(cells.reshape(1, 3, rows * height, columns * width))[0]
+    grid = Grid(n, columns, width, height)
+    grid.add(images)
+    return grid.image

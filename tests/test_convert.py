@@ -62,12 +62,14 @@ def test_the_terms_of_a_named_generator_go_with_it(native, tmp_path, capsys, mon
     monkeypatch.setitem(catalogue.CATALOGUE, "mine", known)
     checksum = file_digest(tmp_path / "a.pt")
     for source in ("mine", f"mine#{checksum}"):
-        said = convert(capsys, source, tmp_path / "b.safetensors")
+        said = convert(capsys, source, tmp_path / "b.safetensors", "--overwrite")
         assert "Pictures: as drawn.\nLicence: For tests alone.\nSaved" in said
         with safe_open(tmp_path / "b.safetensors", "pt") as file:
             kept = file.metadata()
         assert (kept["licence"], kept["aligned"]) == ("For tests alone", "as drawn")
     told = json.loads(convert(capsys, "mine", tmp_path / "b.pt", "--json"))
+    assert main(["convert", "--generator", "mine", "--out", str(tmp_path / "b.pt")]) == 2
+    assert "b.pt is there already" in capsys.readouterr().err
     assert (told["licence"], told["aligned"]) == ("For tests alone", "as drawn")
     assert "Licence" not in convert(capsys, tmp_path / "a.pt", tmp_path / "c.safetensors")
 
@@ -93,7 +95,7 @@ def test_parity_is_the_greatest_difference_of_a_pixel(native):
 @pytest.mark.parametrize(
     "options, complaint",
     [
-        (["--out", "g.onnx"], "should end in one of .safetensors, .pt"),
+        (["--out", "g.onnx"], "should end in .safetensors or .pt or .pth"),
         (["--out", "g.pt", "--generator", "none.pkl"], "no generator file 'none.pkl'"),
         (["--out", "g.pt", "--sha256", "0" * 64], "is not the file that was asked for"),
     ],

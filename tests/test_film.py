@@ -17,7 +17,8 @@ def domain(generator):
 
 
 def test_the_keys_are_the_pictures_themselves(generator, domain):
-    film = frames(generator, [(domain, 1.0)], [Key(3, 0.0), Key(3, 1.0), Key(5, 0.5)], between=4)
+    keys = [Key(3, 0.0), Key(3, 1.0), Key(5, 0.5)]
+    film = torch.stack(list(frames(generator, [(domain, 1.0)], keys, between=4)))
     assert film.shape == (8, 3, 16, 16) and film.abs().max() <= 1
     half = blend(generator, [(domain, 1.0)])
     torch.testing.assert_close(film[:1], sample(generator, [3]), rtol=0, atol=1e-5)
@@ -25,7 +26,9 @@ def test_the_keys_are_the_pictures_themselves(generator, domain):
 
 
 def test_the_way_is_short_steps_that_are_slow_at_the_ends(generator, domain):
-    film = frames(generator, [(domain, 1.0)], [Key(3, 0.0), Key(3, 1.0)], between=16)
+    film = torch.stack(
+        list(frames(generator, [(domain, 1.0)], [Key(3, 0.0), Key(3, 1.0)], between=16))
+    )
     steps = (film[1:] - film[:-1]).flatten(1).norm(dim=1)
     whole = (film[-1] - film[0]).norm()
     assert steps.max() < whole / 4

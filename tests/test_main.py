@@ -12,13 +12,14 @@ import sys
 import termios
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import nada.memory
-from nada.__main__ import build_parser, chosen, main, stop_on_interrupt
+from nada.__main__ import build_parser, chosen, main, stop_on_signals
 from nada.checkpoint import fingerprint, load_generator, save_generator
 from nada.clip import save_clip
 from nada.delta import Delta, blend, diff
@@ -155,7 +156,8 @@ def test_film_writes_a_film(models, domain, tmp_path, capsys):
     options = ["--domain", str(domain), "--seeds", "1-2", "--between", "3", "--out", str(out)]
     assert main(["film", *models[:2], *options, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"out": str(out), "frames": 12}
-    assert b"ftyp" in out.read_bytes()[:16]
+    with av.open(str(out)) as film:
+        assert film.streams.video[0].frames == 12 and film.streams.video[0].average_rate == 24
 
 
 def test_info_tells_what_would_run(models, capsys):
@@ -199,7 +201,16 @@ def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
         (["adapt", "--target", "sketch", "--clip", "none.safetensors"], "no CLIP file"),
         (["adapt", "--target", "sketch", "--out", "."], "is a folder"),
         (["sample", "--domain", "none.safetensors"], "no domain file"),
-        (["sample", "--psi", "nan"], "truncation"),
+        (["sample", "--psi", "nan"], "--psi is nan; choose from -10 to 10."),
+        (["sample", "--psi", "1e308"], "--psi is 1e+308; choose from -10 to 10."),
+        (["sample", "--columns", "100000"], "--columns is 100000; choose from 1 to 1000."),
+        (
+            ["sample", "--seeds", "0-9999", "--columns", "1000", "--batch", "2000"],
+            "--batch is 2000",
+        ),
+        (["film", "--psi", "inf"], "--psi is inf"),
+        (["film", "--between", "1000000"], "--between is 1000000; choose from 2 to 10000."),
+        (["film", "--fps", "0"], "--fps is 0; choose from 1 to 240."),
         (["adapt", "--target", "sketch", "--out", "d.pt"], "d.pt should end in .safetensors."),
         (["sample", "--out", "a.jpg"], "a.jpg should end in .png."),
         (["film", "--out", "a.gif"], "a.gif should end in .mp4."),
@@ -208,10 +219,10 @@ def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
             ["blend", "--out", "g.pkl", "--whole", "--domain", "a"],
             "should end in .safetensors or .pt",
         ),
-        (["film", "--between", "1"], "1 frames between them is empty"),
+        (["film", "--between", "1"], "--between is 1; choose from 2"),
         (["domain", "none.safetensors"], "no domain file"),
         (["sample", "--batch", "0"], "batch is 0"),
-        (["sample", "--columns", "0"], "0 columns"),
+        (["sample", "--columns", "0"], "--columns is 0"),
         (["blend", "--out", "x"], "Nothing to blend"),
         (["blend", "--out", "x.safetensors", "--domain", "a", "much"], "one file and one number"),
         (["blend", "--out", "x.safetensors", "--domain", "a", "1", "2"], "one file and one number"),
@@ -269,9 +280,9 @@ def test_the_first_interrupt_asks_and_the_second_insists():
     # a shell starts its background jobs, and so these tests, with interrupts ignored
     given = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), stop_on_interrupt() as stop:
+    with pytest.raises(KeyboardInterrupt), stop_on_signals() as stop:
         signal.raise_signal(signal.SIGINT)
-        assert stop.is_set()
+        assert stop.status == 130
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
     signal.signal(signal.SIGINT, given)
@@ -310,5 +321,11 @@ def test_a_terminal_shows_a_bar(models, tmp_path):
 def test_file_names_come_from_prompts():
     assert file_name("Pencil  sketch!") == "pencil-sketch.safetensors"
     assert file_name("../../etc/passwd") == "etc-passwd.safetensors"
-    assert file_name("🧟 Зомби") == "domain.safetensors"
-    assert file_name("x" * 1000) == "x" * 40 + ".safetensors"
+    assert file_name("🧟 Зомби") == "зомби.safetensors"
+    assert file_name("ゾンビ ♥ zo\u0308mbie") == "ゾンビ-zömbie.safetensors"
+    assert file_name("ज़ोंबी") == "ज़ोंबी.safetensors"  # its vowels are marks
+    assert file_name("x" * 1000) == "x" * 80 + ".safetensors"
+    assert file_name("я" * 1000) == "я" * 40 + ".safetensors"
+    assert file_name("CON") == "con-domain.safetensors" and file_name("con 1")[:5] == "con-1"
+    for nothing in ("", "🧟", "\ud800", "../..", "\u0301"):
+        assert file_name(nothing) == "domain.safetensors"

@@ -15,7 +15,7 @@ from nada.formats.messages import quote, quote_all
 from nada.memory import TooLittleMemory
 from nada.presets import SERVED, Preset
 from nada.prompts import FILLERS
-from nada.sample import parse_seeds
+from nada.sample import ImageError, parse_seeds
 from nada.serve.jobs import Job
 from nada.serve.models import ServedModels
 from nada.settings import Range, Setting
@@ -36,7 +36,7 @@ class BadInput(ValueError):
 
 
 # errors that are sentences
-SPOKEN = (BadInput, PromptError, DeltaError, DivergedError, TooLittleMemory)
+SPOKEN = (BadInput, PromptError, DeltaError, DivergedError, ImageError, TooLittleMemory)
 
 
 def _shown(label: str, low: float, high: float, step: float) -> Setting:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from nada.delta import Delta, blend
@@ -41,7 +42,7 @@ def draw_images(load: LoadModels, parts: Blend, seeds, truncation: float) -> Ten
 def draw_film(load: LoadModels, parts: Blend, keys: Sequence[Key], **options) -> Tensor:
     """The frames of `nada.film.frames`, [N, 3, H, W] on the CPU."""
     deltas = [(Delta.load(path), weight) for path, weight in parts]
-    return frames(load().generator, deltas, keys, **options)
+    return torch.stack(list(frames(load().generator, deltas, keys, **options)))
 
 
 def seconds_to_train(load: LoadModels, job: Job, stop: StopFile) -> int:
