@@ -13,24 +13,38 @@ if os.environ.get("SPACES_ZERO_GPU"):
 else:
     spaces = None
 
+from nada.serve.surroundings import (
+    bare,
+    check_address,
+    ending_in_a_sentence,
+    make_usable,
+    reach_without_proxy,
+    why_plain,
+)
+
+with ending_in_a_sentence("app.py"):  # gradio reads its surroundings when it is imported
+    make_usable()
+    import gradio as gr
+    from starlette.middleware import Middleware
+
 import argparse
 import html
 import inspect
 import logging
 import math
+import re
 import secrets
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 
-import gradio as gr
-
 from nada.machine import keep_freed_memory
 from nada.presets import PRESETS, SERVED, examples
 from nada.serve.api import Api
 from nada.serve.events import SETTINGS, WEIGHTS, Change, PageEvents
 from nada.serve.generators import GeneratorChoices, offered
+from nada.serve.http import DISK_FULL, PlainErrors, is_full
 from nada.serve.models import Options, choose_options
 from nada.serve.service import Service
 from nada.serve.sessions import KEEP_SECONDS, Session, Sessions
@@ -77,6 +91,8 @@ def sentences():
     except SPOKEN as error:
         raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from error
     except Exception as error:
+        if is_full(error):
+            raise gr.Error(DISK_FULL, print_exception=False) from error
         logging.exception("error %s", number := secrets.token_hex(4))
         raise gr.Error(UNFORESEEN.format(number), print_exception=False) from error
 
@@ -259,7 +275,7 @@ def component(name: str, **options) -> gr.HTML:
 def choice_part(choices: GeneratorChoices) -> dict:
     """The generators to choose from, where there are several, and how far one is that loads."""
     which = gr.Radio(
-        choices.titles, value=choices.first.options.generator, label=words("generator"),
+        choices.titles, value=choices.name_of(choices.first), label=words("generator"),
         info=words("generator_info"), visible=len(choices.titles) > 1, elem_id="generator",
     )  # fmt: skip
     return {"generator": which, "loading": gr.HTML(elem_id="loading")}
@@ -447,7 +463,8 @@ def launch(blocks: gr.Blocks, **options) -> tuple:
     return blocks.launch(
         theme=theme, css_paths=PAGE / "style.css", i18n=I18N, show_error=True, ssr_mode=False,
         max_file_size="200mb", run_history=False, enable_monitoring=False,
-        footer_links=["api", "settings"], **options,
+        footer_links=["api", "settings"], app_kwargs={"middleware": [Middleware(PlainErrors)]},
+        **options,
     )  # fmt: skip
 
 
@@ -467,6 +484,15 @@ def minutes(text: str) -> float:
     return number
 
 
+def root_path(text: str) -> str:
+    """The path, or the whole address, under which a proxy serves the page; "" for none."""
+    if re.search(r"[\s?#]", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a path: give one such as /nada.")
+    if text.startswith(("http://", "https://")) or not text.strip("/"):
+        return text.rstrip("/")
+    return "/" + text.strip("/")
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options of the server; `arguments` are those of the process unless given."""
     parser = argparse.ArgumentParser(description="Serve the page of StyleGAN-NADA.")
@@ -478,40 +504,32 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     option("--generator", "auto", '"auto", "demo", "ffhq", a file, or "org/repo:file" of the Hub')
     option("--clip", "auto", '"auto", "demo", a file, "ViT-B/32", or A+B')
     option("--device", "auto", '"auto", "cpu", or another of torch\'s')
-    option("--host", None, "address to listen on")
+    host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    option("--host", host, "address to listen on, 0.0.0.0 for all")
     option("--port", None, "port to listen on", port)
+    path = os.environ.get("GRADIO_ROOT_PATH") or ""
+    option("--root-path", path, "where a proxy serves the page, such as /nada", root_path)
     option("--keep", KEEP_SECONDS / 60, "minutes for which visitors are remembered", minutes)
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
     return parser.parse_args(arguments)
-
-
-def reach_without_proxy(*hosts: str | None) -> None:
-    """Let no proxy stand between gradio and its own page, which it asks for when it starts."""
-    for name in ("NO_PROXY", "no_proxy"):
-        known = [host for host in os.environ.get(name, "").split(",") if host]
-        os.environ[name] = ",".join([*known, *filter(None, hosts)])
 
 
 def serve(args: argparse.Namespace) -> tuple[gr.Blocks, GeneratorChoices]:
     """Open the page, which loads no models yet.
 
     Raises:
-        ValueError: the generator or the device cannot be had.
-        SystemExit: there is nothing to listen on.
+        ValueError: the generator or the device cannot be had, or the address not listened on.
+        OSError: no port is free.
     """
-    lent = bool(spaces)
+    lent, host = bool(spaces), bare(args.host)
+    check_address(host, args.port)
+    reach_without_proxy("localhost", "127.0.0.1", host)
     options = choose_options(args.generator, args.clip, args.device, lent)
     sources = offered(options, lent)
     choices = GeneratorChoices(options, sources, spaces and spaces.GPU, args.keep * 60)
     blocks = build(choices)
-    try:
-        launch(blocks, server_name=args.host, server_port=args.port, mcp_server=args.mcp,
-               prevent_thread_lock=True)  # fmt: skip
-    except OSError as error:
-        where = f"port {args.port}" if args.port else "any port"
-        where += f" of {args.host}" if args.host else ""
-        print(f"app.py: error: {where} cannot be listened on; choose another.", file=sys.stderr)
-        raise SystemExit(2) from error
+    launch(blocks, server_name=f"[{host}]" if ":" in host else host, server_port=args.port,
+           root_path=args.root_path, mcp_server=args.mcp, prevent_thread_lock=True)  # fmt: skip
     return blocks, choices
 
 
@@ -519,12 +537,11 @@ def main() -> None:
     """Open the page, then load the models, so that the page is there at once."""
     args = parse()
     keep_freed_memory()
-    reach_without_proxy("localhost", "127.0.0.1", args.host)
-    try:
+    with ending_in_a_sentence("app.py"):
         blocks, choices = serve(args)
-        choices.first.worker.models()
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+        generator = choices.first.worker.models().generator
+    if sentence := why_plain(generator.mean_latent.device.type):
+        print(sentence, file=sys.stderr)
     blocks.block_thread()
 
 

@@ -1,8 +1,9 @@
 """Building the compiled backends: with what, into which folder, and one process at a time.
 
-A build lies in a folder of its own below `TORCH_EXTENSIONS_DIR` (or PyTorch's default for it),
-named after all that it depends on. So it is found again by every later process, and never by one
-that it does not fit. Nothing here runs on import.
+A build lies in a folder of its own below `TORCH_EXTENSIONS_DIR` (or PyTorch's default for it, or a
+temporary folder where that cannot be written to), named after all that it depends on. So it is
+found again by every later process, and never by one that it does not fit. Nothing here runs on
+import.
 """
 
 import hashlib
@@ -10,8 +11,10 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -129,12 +132,37 @@ def folder(backend: Backend) -> Path:
         digest.update((HERE / part).read_bytes())
     machine = [torch.__version__, platform.system(), platform.machine()]
     digest.update(repr([*machine, backend.flags(), *backend.facts()]).encode())
-    return _root() / f"nada_op_{backend.name}_{digest.hexdigest()[:12]}"
+    name = f"nada_op_{backend.name}_{digest.hexdigest()[:12]}"
+    if chosen := os.environ.get("TORCH_EXTENSIONS_DIR"):
+        return Path(chosen) / name
+    usual = Path(torch._appdirs.user_cache_dir(appname="torch_extensions"))
+    if can_be_written(usual) or (usual / name / "built").exists():
+        return usual / name
+    return (private_folder("nada-op") or usual) / name
 
 
-def _root() -> Path:
-    chosen = os.environ.get("TORCH_EXTENSIONS_DIR")
-    return Path(chosen or torch._appdirs.user_cache_dir(appname="torch_extensions"))
+def can_be_written(folder: Path) -> bool:
+    """Whether files can be put into a folder, which may have to be made first."""
+    if not folder.is_absolute():  # "~" of a user without a home
+        return False
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def private_folder(name: str) -> Path | None:
+    """A folder for what should outlive a process where nothing else can be written to: a temporary
+    one that belongs to this user alone, since what lies in it is run. None if there is none."""
+    mine = os.getuid() if hasattr(os, "getuid") else None
+    try:
+        folder = Path(tempfile.gettempdir()) / (name if mine is None else f"{name}-{mine}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    if mine is None:  # Windows, where the folder for temporary files is the user's own
+        return folder
+    safe = stat.S_ISDIR(found.st_mode) and found.st_uid == mine and not found.st_mode & 0o022
+    return folder if safe else None
 
 
 def library_path(backend: Backend) -> Path | None:

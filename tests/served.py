@@ -55,13 +55,19 @@ def serve(folder: Path, clip: CLIP, *arguments: str, **options):
 
 @contextlib.contextmanager
 def serve_app(
-    folder: Path, *arguments: str, environment: dict | None = None, program: Sequence = ("app.py",)
+    folder: Path,
+    *arguments: str,
+    environment: dict | None = None,
+    program: Sequence = ("app.py",),
+    python: Sequence = (sys.executable,),
+    cwd: Path = ROOT,
 ):
-    """The app with command-line arguments; what it writes goes to `folder`."""
+    """The app with command-line arguments; what it writes goes to `folder`. What is None in
+    `environment` is not set."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, *program, "--port", str(port), "--device", "cpu", *arguments]
+    command = [*python, *program, "--port", str(port), "--device", "cpu", *arguments]
     log = folder / "log"
     environment = {
         **os.environ,
@@ -69,8 +75,9 @@ def serve_app(
         "GRADIO_TEMP_DIR": str(folder / "cache"),
         **(environment or {}),
     }
+    environment = {name: value for name, value in environment.items() if value is not None}
     with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=out, stderr=out)
     server = Server(process, port, log)
     try:
         deadline = time.monotonic() + 240

@@ -2,10 +2,8 @@
 
 import concurrent.futures
 import json
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -498,30 +496,11 @@ def count(server) -> int:
         (["--keep", "nan"], "nan is not a time: give minutes, such as 60."),
         (["--keep", "inf"], "inf is not a time"),
         (["--keep", "-1"], "-1 is not a time"),
+        (["--root-path", "/na da"], "/na da is not a path: give one such as /nada."),
+        (["--root-path", "/nada?x=1"], "/nada?x=1 is not a path"),
     ],
 )
 def test_a_bad_option_gets_a_sentence(capsys, arguments, sentence):
     with pytest.raises(SystemExit) as caught:
         app.parse(arguments)
     assert caught.value.code == 2 and sentence in capsys.readouterr().err
-
-
-def test_a_taken_port_gets_a_sentence(capsys):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(SystemExit) as caught:
-            app.serve(app.parse(["--generator", "demo", "--port", str(port)]))
-    assert caught.value.code == 2
-    assert capsys.readouterr().err == (
-        f"app.py: error: port {port} cannot be listened on; choose another.\n"
-    )
-
-
-def test_no_proxy_stands_before_the_page(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "example.org")
-    monkeypatch.delenv("no_proxy", raising=False)
-    app.reach_without_proxy("localhost", None)
-    assert os.environ["NO_PROXY"] == "example.org,localhost"
-    assert os.environ["no_proxy"] == "localhost"

@@ -95,7 +95,7 @@ def test_what_an_event_changes_is_wired_to_it(choices, events, session, form, wi
     note("load", upload(session.domains.get(ids[0]).path), **LOOK)
     for act in ("open", "on", "forget"):
         note("act", {"act": act, "id": ids[0]}, **LOOK)
-    for generator in (choices.first.options.generator, "nothing"):
+    for generator in (choices.name_of(choices.first), "nothing"):
         note("choose", generator, **DRAWN)
     methods = [name for name, _ in inspect.getmembers(events, inspect.ismethod) if name[0] != "_"]
     assert sorted([*seen, "leave"]) == methods

@@ -31,10 +31,17 @@ def choices():
 
 def test_all_that_can_be_served_is_offered_once(choices):
     titles = [CATALOGUE[name].title for name in ("demo", "ffhq")]
-    expected = [*zip(titles, ("demo", "ffhq")), ("face.pt", "given/face.pt")]
+    expected = [*zip(titles, ("demo", "ffhq")), ("face.pt", "face.pt")]
     assert choices.titles == expected
     assert choices.bases == ["ffhq", "demo"]
     assert GeneratorChoices(Options("demo"), ["demo"]).titles == expected[:1]
+
+
+def test_a_file_is_known_by_its_name_alone():
+    for source, name in (("/srv/secret/demo", "demo (file)"), ("C:\\secret\\face.pt", "face.pt")):
+        choices = GeneratorChoices(Options(source, device="cpu"), ["demo"])
+        assert choices.name_of(choices.first) == name
+        assert choices.titles == [(CATALOGUE["demo"].title, "demo"), (name, name)]
 
 
 def test_a_choice_is_its_visitors_own(choices, monkeypatch):
@@ -48,7 +55,7 @@ def test_a_choice_is_its_visitors_own(choices, monkeypatch):
 
 @pytest.mark.parametrize("source", ["nothing", "", None, ["demo"], {"demo": 1}, "../../etc/passwd"])
 def test_what_is_not_offered_gets_a_sentence(choices, source):
-    with pytest.raises(BadInput, match=r"choose from demo, ffhq, given/face\.pt\."):
+    with pytest.raises(BadInput, match=r"choose from demo, ffhq, face\.pt\."):
         list(choices.choose(choices.sessions.get("one"), source))
 
 

@@ -20,7 +20,8 @@ from nada.settings import Setting
 def _documented(method):
     """The method with its settings described, each in a line, from `nada.presets.SERVED`."""
     lines = (f"{name}: {_described(known)}" for name, known in SERVED.items())
-    method.__doc__ = method.__doc__.replace("{settings}", "\n            ".join(lines))
+    if method.__doc__:  # python -OO has none
+        method.__doc__ = method.__doc__.replace("{settings}", "\n            ".join(lines))
     return method
 
 
@@ -68,7 +69,9 @@ class Api:
         *_, last = self.adapt(session, domain_file, **settings)
         return last
 
-    adapt_once.__doc__ = adapt.__doc__.replace("stream how it goes", "answer once, at the end")
+    adapt_once.__doc__ = adapt.__doc__ and adapt.__doc__.replace(
+        "stream how it goes", "answer once, at the end"
+    )
 
     def sample(self, seeds, domain_file=None, strength=1.0, truncation=0.7):
         """Pictures of seeds, by the base generator or by a domain at some strength.

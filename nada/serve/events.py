@@ -72,7 +72,7 @@ class PageEvents:
             for download in self.choices.choose(session, generator):
                 yield {"loading": loading(download), "generator": generator}
         except BadInput as error:  # not raised, which would cover the choice
-            chosen = session.service.options.generator
+            chosen = self.choices.name_of(session.service)
             yield {"loading": refusal(error), "generator": chosen}
         else:
             arrived = self._arrive(session, seeds, sample_truncation)

@@ -23,7 +23,8 @@ class GeneratorChoices:
     """A service for each generator of a server, all on one device in turn, and the sessions of
     those who work with them.
 
-    `first` is the service that visitors begin with.
+    `first` is the service that visitors begin with. Visitors know a generator by its `name_of`, in
+    which there is no folder of the server.
 
     Args:
         options: what visitors begin with.
@@ -45,7 +46,7 @@ class GeneratorChoices:
         self._services: dict[str, Service] = {}
         for source in dict.fromkeys((*sources, options.generator)):
             other = replace(options, generator=source, reason="")
-            self._services[source] = (
+            self._services[_name(source)] = (
                 self.first
                 if source == options.generator
                 else Service(other, gpu, self.first.worker.turn)
@@ -53,8 +54,9 @@ class GeneratorChoices:
 
     @property
     def titles(self) -> list[tuple[str, str]]:
-        """Title and source of each."""
-        return [(_title(source), source) for source in self._services]
+        """Title and name of each."""
+        named = {name: CATALOGUE.get(name) for name in self._services}
+        return [(entry.title if entry else name, name) for name, entry in named.items()]
 
     @property
     def bases(self) -> list[str]:
@@ -62,7 +64,11 @@ class GeneratorChoices:
         services = (self.first, *self._services.values())
         return list(dict.fromkeys(service.options.base for service in services))
 
-    def choose(self, session: Session, source) -> Iterator[Download | None]:
+    def name_of(self, service: Service) -> str:
+        """The name by which visitors know the generator of a service."""
+        return next(name for name, one in self._services.items() if one is service)
+
+    def choose(self, session: Session, name) -> Iterator[Download | None]:
         """Load a generator, and report its download; the visitor's from then on, not if it fails.
 
         Their run must have ended; what it made is kept. They look at no domain afterwards.
@@ -70,7 +76,7 @@ class GeneratorChoices:
         Raises:
             BadInput: there is no such choice, it cannot be had, or their run goes on.
         """
-        service = self._service(source)
+        service = self._service(name)
         _check_idle(session)
         loading = _in_background(service.worker.models)
         while not loading.done():
@@ -83,11 +89,11 @@ class GeneratorChoices:
         _check_idle(session)  # they may have begun one meanwhile
         session.work_with(service)
 
-    def _service(self, source) -> Service:
-        if not isinstance(source, str) or source not in self._services:
+    def _service(self, name) -> Service:
+        if not isinstance(name, str) or name not in self._services:
             names = ", ".join(self._services)
-            raise BadInput("generator", f"The generator is {quote(source)}; choose from {names}.")
-        return self._services[source]
+            raise BadInput("generator", f"The generator is {quote(name)}; choose from {names}.")
+        return self._services[name]
 
 
 def offered(options: Options, lent: bool = False) -> list[str]:
@@ -102,9 +108,12 @@ def _check_idle(session: Session) -> None:
         )
 
 
-def _title(source: str) -> str:
-    entry = CATALOGUE.get(source)
-    return entry.title if entry else source.replace("\\", "/").rsplit("/", 1)[-1]
+def _name(source: str) -> str:
+    """A source without its folders; a file that is called as one of the catalogue is its file."""
+    if source in CATALOGUE:
+        return source
+    name = source.replace("\\", "/").rsplit("/", 1)[-1]
+    return f"{name} (file)" if name in CATALOGUE else name
 
 
 def _in_background(work: Callable) -> Future:
