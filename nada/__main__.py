@@ -27,7 +27,7 @@ from nada.adapt import DivergedError, Progress, adapt
 from nada.checkpoint import fingerprint, load_generator, save_generator
 from nada.clip import Encoder, load_clips
 from nada.convert import SUFFIXES, add_convert
-from nada.delta import Delta, blend, diff
+from nada.delta import Delta, blend, diff, fits
 from nada.experiments.bench import add_bench
 from nada.experiments.evaluate import add_evaluate
 from nada.experiments.report import add_report
@@ -493,7 +493,8 @@ def add_domain(commands) -> None:
 
 def run_domain(args: argparse.Namespace) -> int:
     """Read, print."""
-    facts = describe(Delta.load(args.file), fingerprint(load_generator(args.generator)))
+    delta, base = Delta.load(args.file), load_generator(args.generator)
+    facts = describe(delta, fits(delta, base, fingerprint(base)))
     lines = "\n".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
     _say(args.json, lines, facts)
     return 0

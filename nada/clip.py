@@ -154,7 +154,7 @@ class CLIP(nn.Module):
         """The prompt's token ids without markers.
 
         Raises:
-            PromptError: it is empty, too long or no text.
+            PromptError: it is empty, too long, no text, or holds half a character.
         """
         if not isinstance(prompt, str):
             raise PromptError(f"A prompt must be text, got {type(prompt).__name__}: type a phrase.")
@@ -163,6 +163,8 @@ class CLIP(nn.Module):
                 f"The prompt has {len(prompt)} characters, more than {MAX_CHARACTERS}: "
                 "shorten it to a short phrase."
             )
+        if any(unicodedata.category(c) == "Cs" for c in prompt):
+            raise PromptError("The prompt holds half a character (a lone surrogate): type it anew.")
         # Marker strings typed by a user come back as marker tokens and would end the prompt early.
         ids = [token for token in tokenizer().encode(prompt) if token < START]
         if not ids or not any(unicodedata.category(c)[0] in "LNPS" for c in prompt):

@@ -6,8 +6,6 @@ only and checks all of it before use.
 """
 
 import copy
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +16,17 @@ import torch
 from torch import Tensor
 
 from nada.checkpoint import fingerprint, sha256, write_safetensors
+from nada.formats.messages import plain
+from nada.formats.metadata import read_metadata, write_metadata
 from nada.generator import Generator
 
 FORMAT = "stylegan-nada delta 1"
 MAX_BYTES = 160 * 2**20  # all weights of the largest generator, in float32, are 122 MB
-MAX_HEADER = 2**20
+MAX_HEADER = 2**20  # bytes, three times what so many tensors and the longest metadata take
+MAX_TENSORS = 1000  # the largest generator has 200
+LARGEST = 1e6  # of all numbers; the largest weights of real generators are some 1000
 NAMES = re.compile(r"(style|input|conv1|to_rgb1|convs|to_rgbs|noises)\.[a-z0-9_.]{1,60}")
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 class DeltaError(ValueError):
@@ -37,7 +40,8 @@ class Delta:
     Args:
         base_fingerprint: `fingerprint` of the generator they were changed from.
         tensors: name in the state dict → the new tensor, float32 on the CPU.
-        metadata: anything that JSON can hold: prompts, settings, measures.
+        metadata: what it says of itself (`nada.facts`): prompts, settings, measures. That of a
+            loaded one is checked and plain (`nada.formats.metadata`).
     """
 
     base_fingerprint: str
@@ -48,37 +52,44 @@ class Delta:
         """Write safetensors; the header carries base, metadata and a SHA-256 of it all.
 
         Raises:
-            TypeError, ValueError: the metadata cannot be written as JSON.
+            TypeError: the metadata cannot be written as JSON.
+            DeltaError: nor read again.
         """
-        text = json.dumps(self.metadata, allow_nan=False, sort_keys=True)
+        try:
+            text = write_metadata(self.metadata)
+        except ValueError as error:
+            raise DeltaError(f"The domain cannot be saved: its metadata {error}.") from error
         header = {"format": FORMAT, "base": self.base_fingerprint, "metadata": text}
         digest = sha256(self.tensors, self.base_fingerprint, text)
         write_safetensors(self.tensors, path, {**header, "sha256": digest})
 
     @classmethod
     def load(cls, path: str | Path) -> "Delta":
-        """Read a domain file.
+        """Read a domain file, from anyone: nothing of what it holds has to be checked again but
+        whether it fits a generator.
 
         Raises:
-            DeltaError: it is missing, broken, foreign, too large, or was edited.
+            DeltaError: it is missing, broken, foreign, too large, was edited, or holds what no
+                domain does.
         """
-        path = Path(path)
-        _check_size(path)
-        header, tensors = _read(path)
-        if header.get("format") != FORMAT:
-            raise DeltaError(
-                f"{path.name} is a safetensors file but not a domain file of this program; "
-                "give a file that an adaptation saved."
-            )
-        for key, value in tensors.items():
-            _check_tensor(path.name, key, value)
+        path, name = Path(path), plain(Path(path).name)[:80]
+        _check_size(path, name)
+        header, tensors = _read(path, name)
         base, text = header.get("base", ""), header.get("metadata", "")
         if header.get("sha256") != sha256(tensors, base, text):
             raise DeltaError(
-                f"{path.name} was changed after it was saved: its checksum does not fit. "
+                f"{name} was changed after it was saved: its checksum does not fit. "
                 "Get the file again from where it was made."
             )
-        return cls(base, tensors, _metadata(path.name, text))
+        if not FINGERPRINT.fullmatch(base):
+            raise DeltaError(
+                f"{name} does not say which generator it was made from: a fingerprint of 64 "
+                "digits was expected; make the domain again."
+            )
+        try:
+            return cls(base, tensors, read_metadata(text))
+        except ValueError as error:
+            raise DeltaError(f"The metadata of {name} {error}; make the domain again.") from error
 
 
 def diff(base: Generator, adapted: Generator, metadata: Mapping | None = None) -> Delta:
@@ -117,14 +128,15 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, float]]) -> Generator:
         deltas: pairs (delta, weight).
 
     Raises:
-        DeltaError: a delta of another base, or a weight that is not a number.
+        DeltaError: a delta of another base, a weight that is not a number, or a mix of numbers that
+            no domain file may hold.
     """
     base_fingerprint = fingerprint(base)
     for delta, weight in deltas:
-        if not math.isfinite(weight):
+        if not abs(weight) <= LARGEST:  # nan neither
             raise DeltaError(f"The weight of a domain is {weight}; give a number such as 0.7.")
         check_base(delta, base_fingerprint)
-        _check_shapes(delta, base)
+        check_shapes(delta, base)
     generator = copy.deepcopy(base).eval().requires_grad_(False)
     for key, value in generator.state_dict().items():
         parts = [(d.tensors[key].to(value), a) for d, a in deltas if key in d.tensors and a != 0]
@@ -132,6 +144,11 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, float]]) -> Generator:
             value.copy_(torch.lerp(value, *parts[0]))  # exact at 1, which the sum is not
         elif parts:
             value.copy_(value + sum(a * (tensor - value) for tensor, a in parts))
+        if parts and not _in_bounds(value):
+            raise DeltaError(
+                f"These weights make numbers beyond {LARGEST:,.0f} of {key!r}: "
+                "give some nearer to 0."
+            )
     if any(key.startswith("style.") for delta, _ in deltas for key in delta.tensors):
         generator.update_mean_latent()  # another mapping has another mean
     return generator
@@ -155,7 +172,16 @@ def check_base(delta: Delta, base_fingerprint: str) -> None:
         )
 
 
-def _check_shapes(delta: Delta, base: Generator) -> None:
+def check_shapes(delta: Delta, base: Generator) -> None:
+    """Refuse a domain whose tensors are not the generator's.
+
+    Args:
+        delta: the domain.
+        base: the generator that is loaded.
+
+    Raises:
+        DeltaError: a tensor that the generator lacks, or has in another shape.
+    """
     shapes = {key: value.shape for key, value in base.state_dict().items()}
     for key, value in delta.tensors.items():
         if shapes.get(key) != value.shape:
@@ -165,54 +191,84 @@ def _check_shapes(delta: Delta, base: Generator) -> None:
             )
 
 
-def _check_size(path: Path) -> None:
+def fits(delta: Delta, base: Generator, base_fingerprint: str) -> bool:
+    """Whether a domain can be applied to a generator, whose fingerprint is given."""
+    try:
+        check_base(delta, base_fingerprint)
+        check_shapes(delta, base)
+    except DeltaError:
+        return False
+    return True
+
+
+# Reading what anyone may have written; `name` is what to call the file
+
+
+def _check_size(path: Path, name: str) -> None:
     """Refuse by size, and by the length that the header claims, before anything is read."""
     if not path.is_file():
-        raise DeltaError(f"There is no domain file {path.name!r}; give the path of a saved one.")
+        raise DeltaError(f"There is no domain file {name!r}; give the path of a saved one.")
     size = path.stat().st_size
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     if size > MAX_BYTES:
         raise DeltaError(
-            f"{path.name} has {size / 2**20:.0f} MB; a domain file has "
+            f"{name} has {size / 2**20:.0f} MB; a domain file has "
             f"{MAX_BYTES / 2**20:.0f} MB at most."
         )
     if size < 10 or header > min(MAX_HEADER, size - 8):
-        raise _broken(path)
+        raise _broken(name)
 
 
-def _broken(path: Path) -> DeltaError:
+def _broken(name: str) -> DeltaError:
     return DeltaError(
-        f"{path.name} is not a domain file, or is cut off; "
+        f"{name} is not a domain file, or is cut off; "
         "give a .safetensors file that an adaptation saved."
     )
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path, name: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The header's texts, and the tensors, which are a domain's."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
+            header, keys = file.metadata() or {}, list(file.keys())
+            if header.get("format") != FORMAT:
+                raise DeltaError(
+                    f"{name} is a safetensors file but not a domain file of this program; "
+                    "give a file that an adaptation saved."
+                )
+            if len(keys) > MAX_TENSORS:
+                raise DeltaError(
+                    f"{name} holds {len(keys)} tensors; a domain has {MAX_TENSORS} at most."
+                )
+            for key in keys:
+                if not NAMES.fullmatch(key):
+                    raise DeltaError(
+                        f"{name} holds {key[:60]!r}, which is not a tensor of a generator."
+                    )
+            tensors = {key: file.get_tensor(key) for key in keys}
+    except DeltaError:
+        raise
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        raise _broken(path) from error
-
-
-def _metadata(name: str, text: str) -> dict:
-    try:
-        metadata = json.loads(text)
-    except (ValueError, RecursionError):
-        metadata = None
-    if not isinstance(metadata, dict):
-        raise DeltaError(f"{name} holds metadata that is not a JSON object; make the domain again.")
-    return metadata
+        raise _broken(name) from error
+    for key, value in tensors.items():
+        _check_tensor(name, key, value)
+    return header, tensors
 
 
 def _check_tensor(name: str, key: str, value: Tensor) -> None:
-    if not NAMES.fullmatch(key):
-        raise DeltaError(f"{name} holds {key[:60]!r}, which is not a tensor of a generator.")
-    if value.dtype != torch.float32 or not 1 <= value.ndim <= 5:
+    if value.dtype != torch.float32 or not 1 <= value.ndim <= 5 or not value.numel():
         raise DeltaError(
             f"{name} holds {key!r} as {value.dtype} {list(value.shape)}; "
             "float32 with one to five dimensions was expected."
         )
-    if not value.isfinite().all():
-        raise DeltaError(f"{name} holds nan or infinity in {key!r}; make the domain again.")
+    if not _in_bounds(value):
+        raise DeltaError(
+            f"{name} holds nan or infinity, or numbers beyond {LARGEST:,.0f}, in {key!r}; "
+            "make the domain again."
+        )
+
+
+def _in_bounds(value: Tensor) -> bool:
+    """Whether all numbers are of a size that a domain file may hold."""
+    return bool(value.abs().max() <= LARGEST)  # nan compares as false

@@ -1,7 +1,7 @@
 """What a domain file says of itself: the run that made it, what it measures, what was mixed.
 
-The facts are a domain file's metadata (`nada.delta.Delta.metadata`): anything that JSON can hold,
-and, where a file came from elsewhere, anything that somebody wrote.
+The facts are a domain file's metadata (`nada.delta.Delta.metadata`). Anyone may have written them;
+`nada.formats.metadata` has left of them what is of the kind it should be.
 """
 
 import re
@@ -14,6 +14,7 @@ import torch
 from nada.adapt import Progress
 from nada.clip import Encoder
 from nada.delta import Delta
+from nada.formats.messages import quote_all
 from nada.generator import Generator
 from nada.guidance import prompt_features
 from nada.metrics import diversity, quality
@@ -21,6 +22,7 @@ from nada.presets import SETTINGS, Preset
 from nada.sample import sample
 
 RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]")  # devices of Windows, in any folder
+LARGE, TINY = 10_000, 1e-20  # the largest number of a real tensor is far from both
 MEASURED_SEEDS = range(1000, 1016)  # far from the seeds that a page shows
 
 
@@ -56,36 +58,38 @@ def measured_facts(generator: Generator, clip: Encoder, target: str) -> dict[str
 
 
 def blend_facts(parts: Sequence[tuple[Delta, float]]) -> dict:
-    """What was mixed: weight, source and target of each domain."""
+    """What was mixed: weight, target and, where there is one, source of each domain."""
+    told = [(weight, delta.metadata) for delta, weight in parts]
     return {
         "blend": [
             {
                 "weight": weight,
-                "source": delta.metadata.get("source"),
-                "target": title(delta.metadata),
+                **({"source": facts["source"]} if "source" in facts else {}),
+                "target": title(facts),
             }
-            for delta, weight in parts
+            for weight, facts in told
         ]
     }
 
 
 def title(facts: dict) -> str:
-    """What to call a domain by its metadata, which anyone may have written."""
-    parts = facts.get("blend")
-    if isinstance(parts, list) and parts and all(isinstance(part, dict) for part in parts):
-        return " + ".join(str(part.get("target", "?")) for part in parts[:3])[:80]
-    return str(facts.get("target") or "domain")[:80]
+    """What to call a domain by its metadata."""
+    parts = facts.get("blend") or [facts]
+    names = [part.get("target", "").strip() or "domain" for part in parts[:3]]
+    return " + ".join(names)[:80]
 
 
-def describe(delta: Delta, own: str) -> dict:
-    """What a domain file says of itself, for a card and for `/domain`.
+def describe(delta: Delta, fits: bool) -> dict:
+    """What a domain file says of itself, for `/domain`.
 
-    own: the fingerprint of the generator that is served; `fits` tells whether the domain is of it.
+    Args:
+        delta: the domain.
+        fits: whether it is of the generator that is served, which it is told.
     """
     facts = delta.metadata
-    config = facts.get("config") if isinstance(facts.get("config"), dict) else {}
     names = ("source", "target", "method", "k", "layers", "steps_done", "loss", "quality",
              "diversity", "seconds", "clip", "started_from")  # fmt: skip
+    config = facts.get("config", {})
     return {
         "title": title(facts),
         **{name: facts.get(name) for name in names},
@@ -93,10 +97,21 @@ def describe(delta: Delta, own: str) -> dict:
         "settings": config | {"guidance": facts.get("guidance")},
         "blend": facts.get("blend"),
         "base": delta.base_fingerprint,
-        "fits": delta.base_fingerprint == own,
+        "fits": fits,
+        "unusual": unusual(delta),
         "tensors": len(delta.tensors),
         "parameters": sum(tensor.numel() for tensor in delta.tensors.values()),
     }
+
+
+def unusual(delta: Delta) -> str | None:
+    """Why a domain may draw nothing worth seeing though it can be drawn, in a sentence."""
+    most = {name: float(tensor.abs().max()) for name, tensor in delta.tensors.items()}
+    nothing = [name for name, number in most.items() if number < TINY]
+    large = [name for name, number in most.items() if number > LARGE]
+    notes = [f"there are but zeros in {quote_all(nothing)}"] if nothing else []
+    notes += [f"there are numbers beyond {LARGE:,} in {quote_all(large)}"] if large else []
+    return f"Unusual for a domain: {', '.join(notes)}." if notes else None
 
 
 def file_name(target: str) -> str:

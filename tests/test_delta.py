@@ -56,7 +56,7 @@ def test_a_delta_does_not_follow_later_training(generator, sketch):
 
 
 def test_saved_and_loaded_bit_for_bit(generator, sketch, tmp_path):
-    metadata = {"target": "Зомби 🧟 {}", "steps": 80, "loss": [0.5, None], "nested": {"k": 6}}
+    metadata = {"target": "Зомби 🧟 {}", "steps": 80, "losses": [0.5, None], "nested": {"k": 6}}
     delta = diff(generator, sketch, metadata)
     delta.save(tmp_path / "sketch.safetensors")
     loaded = Delta.load(str(tmp_path / "sketch.safetensors"))
@@ -112,7 +112,7 @@ def test_another_architecture_cannot_be_compared(generator):
         diff(generator, tiny_generator(GeneratorConfig(8, 8, 8, 2, (4, 4))))
 
 
-@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e300])
 def test_a_weight_that_is_no_number_is_refused(generator, sketch, weight):
     with pytest.raises(DeltaError, match="give a number"):
         blend(generator, [(diff(generator, sketch), weight)])
@@ -250,7 +250,7 @@ def test_an_honest_checksum_over_a_shape_that_does_not_fit(generator, sketch, tm
 
 def test_metadata_of_the_wrong_kind_under_an_honest_checksum(tmp_path):
     path = tmp_path / "d.safetensors"
-    for text in ("no json", "[1, 2]", "[" * 100_000):
+    for text in ("[1, 2]", "null", '"zombie"'):
         header = {"format": FORMAT, "base": "a" * 64, "metadata": text}
         write_safetensors({}, path, {**header, "sha256": sha256({}, "a" * 64, text)})
         with pytest.raises(DeltaError, match="not a JSON object"):

@@ -171,7 +171,7 @@ def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
     assert main(["blend", *models[:2], "--domain", str(domain), "0.5", "--out", str(half)]) == 0
     expected = blend(base, [(Delta.load(domain), 0.5)])
     assert fingerprint(blend(base, [(Delta.load(half), 1.0)])) == fingerprint(expected)
-    facts = {"weight": 0.5, "source": None, "target": "sketch"}
+    facts = {"weight": 0.5, "target": "sketch"}
     assert Delta.load(half).metadata == {"blend": [facts]}
 
     whole = tmp_path / "whole.safetensors"

@@ -10,7 +10,7 @@ import torch
 import nada.serve.domains
 import nada.serve.sessions
 from nada.checkpoint import fingerprint
-from nada.delta import Delta
+from nada.delta import Delta, fits
 from nada.facts import describe
 from nada.serve.domains import KeptDomains
 from nada.serve.sessions import Sessions
@@ -138,21 +138,14 @@ def test_a_description_tells_what_the_file_says_and_whether_it_fits(generator):
     own = fingerprint(generator)
     facts = {"source": "photo", "target": "zombie", "loss": 0.5, "quality": 0.6, "diversity": 0.1,
              "layers": ["conv1"], "config": {"seed": 7, "steps": 60}, "steps_done": 60}  # fmt: skip
-    told = describe(Delta(own, {"conv1.bias": torch.ones(4)}, facts), own)
-    assert (told["title"], told["seed"], told["fits"], told["parameters"]) == ("zombie", 7, True, 4)
+    delta = Delta(own, {"conv1.activate.bias": torch.ones(12)}, facts)
+    told = describe(delta, fits(delta, generator, own))
+    assert (told["title"], told["seed"], told["fits"]) == ("zombie", 7, True)
     assert told["settings"]["steps"] == 60 and told["layers"] == ["conv1"]
-    assert describe(domain(), own)["fits"] is False
-
-
-@pytest.mark.parametrize(
-    "facts",
-    [{}, {"config": 7}, {"blend": 3}, {"target": None}, {"blend": [3]}, {"target": "x" * 10_000}],
-)
-def test_a_strangers_metadata_can_be_shown(facts):
-    told = describe(Delta("a" * 64, {}, facts), "b" * 64)
-    assert 0 < len(told["title"]) <= 80 and told["seed"] is None
+    assert told["parameters"] == 12 and told["unusual"] is None
+    assert not fits(domain(), generator, own)  # made from another generator
 
 
 def test_a_mix_is_called_by_its_parts():
     facts = {"blend": [{"weight": 0.5, "target": "zombie"}, {"weight": 0.5, "target": "elf"}]}
-    assert describe(Delta("a" * 64, {}, facts), "")["title"] == "zombie + elf"
+    assert describe(Delta("a" * 64, {}, facts), True)["title"] == "zombie + elf"

@@ -2,12 +2,36 @@
 
 import json
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
+
+BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")  # letters that nobody sees
+
+
+def plain(text: str) -> str:
+    """The text as a terminal, a page or a name of a file can show it, on one line.
+
+    White space becomes blanks, half a character (a lone surrogate) "�". What is not seen goes:
+    control characters, and with them escape codes, marks of the direction of writing, joiners.
+    Letters of any writing stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_plain_character, text))
+
+
+def _plain_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Cs":
+        return "\ufffd"
+    if character.isspace():
+        return " "
+    return "" if category in ("Cc", "Cf") or character in BLANK else character
 
 
 def quote(value: object, length: int = 40) -> str:
     """What somebody typed or sent, in quotation marks, on one line, cut to `length` characters."""
-    line = " ".join(str(value)[:1000].split())
+    line = " ".join(plain(str(value)[:1000]).split())
     return f"“{line if len(line) <= length else line[: length - 1] + '…'}”"
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import op
-from nada.delta import Delta, blend, check_base, diff
+from nada.delta import Delta, blend, check_base, check_shapes, diff, fits
 from nada.facts import blend_facts, describe
 from nada.formats.messages import quote
 from nada.layers import SELECTORS
@@ -103,9 +103,11 @@ class Service:
         """The domain, if it was made from the generator that is served.
 
         Raises:
-            DeltaError: it was made from another one.
+            DeltaError: it was made from another one, or its tensors are of other shapes.
         """
         check_base(domain, self.worker.loaded().fingerprint)
+        if isinstance(domain, Delta):  # those of a kept one were looked at when it came
+            check_shapes(domain, self.worker.models().generator)
         return domain
 
     def uploaded(self, field: str, upload) -> Delta:
@@ -137,7 +139,7 @@ class Service:
         truncation = check_number("truncation", TRUNCATION, truncation)
         if domain_file is None:
             return self.draw((), seeds, truncation)
-        check_domain("domain_file", domain_file)
+        self.uploaded("domain_file", domain_file)
         path = check_file("domain_file", domain_file)
         return self.draw([(path, strength)], seeds, truncation)
 
@@ -158,7 +160,9 @@ class Service:
 
     def describe(self, domain_file) -> dict:
         """What an uploaded domain file says of itself, and whether it fits this server."""
-        return describe(check_domain("domain_file", domain_file), self.worker.loaded().fingerprint)
+        delta = check_domain("domain_file", domain_file)
+        own = self.worker.models().generator, self.worker.loaded().fingerprint
+        return describe(delta, fits(delta, *own))
 
     def info(self, visitors: int = 0) -> dict:
         """What this server runs: generator, CLIP, device, and what may be asked for."""

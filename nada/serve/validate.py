@@ -11,7 +11,7 @@ from pathlib import Path
 from nada.adapt import DivergedError
 from nada.clip import CLIP, PromptError
 from nada.delta import Delta, DeltaError
-from nada.formats.messages import quote, quote_all
+from nada.formats.messages import plain, quote, quote_all
 from nada.memory import TooLittleMemory
 from nada.presets import SERVED, Preset
 from nada.prompts import FILLERS
@@ -96,7 +96,7 @@ def check_job(models: ServedModels, base: Preset, settings: dict) -> Job:
     """
     for name in ("source", "target"):
         check_prompt(models.clips, name, settings[name])
-    source, target = (" ".join(settings[name].split()) for name in ("source", "target"))
+    source, target = (" ".join(plain(settings[name]).split()) for name in ("source", "target"))
     if source.casefold() == target.casefold():
         raise BadInput("target", "Source and target are the same: say how they should differ.")
     checked = {name: check_setting(name, settings[name]) for name in SERVED}

@@ -146,17 +146,13 @@ def cards(domains: Sequence[KeptDomain], open_paths: Sequence[Path]) -> str:
 
 def _card(domain: KeptDomain, is_open: bool) -> dict:
     facts = domain.metadata
-    config = facts.get("config") if isinstance(facts.get("config"), dict) else {}
-    layers = facts.get("layers") if isinstance(facts.get("layers"), list) else []
     lines = {
-        "prompts": f"{facts['source']} → {facts['target']}" if "source" in facts else domain.title,
-        "seed": config.get("seed"),
+        "prompts": f"{facts['source']} → {domain.title}" if "source" in facts else domain.title,
+        "seed": facts.get("config", {}).get("seed"),
         "steps": facts.get("steps_done"),
-        "settings": _settings(facts, config),
-        "loss": _number(facts.get("loss")),
-        "quality": _number(facts.get("quality")),
-        "diversity": _number(facts.get("diversity")),
-        "layers": ", ".join(map(str, layers)) or None,
+        "settings": _settings(facts),
+        **{name: _measure(facts.get(name)) for name in ("loss", "quality", "diversity")},
+        "layers": ", ".join(facts.get("layers", ())) or None,
         "base": domain.base_fingerprint[:12],
     }
     return {
@@ -168,24 +164,22 @@ def _card(domain: KeptDomain, is_open: bool) -> dict:
     }
 
 
-def _settings(facts: dict, config: dict) -> str | None:
+def _measure(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
+
+
+def _settings(facts: dict) -> str | None:
     """The settings of a run in a line, as far as its file has them."""
-    weights = facts.get("guidance") if isinstance(facts.get("guidance"), dict) else {}
+    config, weights = facts.get("config", {}), facts.get("guidance", {})
     numbers = {
         "k": facts.get("k"),
         **{name: config.get(name) for name in ("batch", "lr")},
         **{name.strip("_"): weights.get(name) for name in ("directional", "global_", "in_domain")},
     }
-    parts = [f"{name} {_number(n, 'g')}" for name, n in numbers.items() if n and _number(n)]
-    method, start = facts.get("method"), facts.get("started_from")
-    parts += [str(method)] if method else []
-    parts += [f"from {start}"] if start else []
+    parts = [f"{name} {number:g}" for name, number in numbers.items() if number]
+    parts += filter(None, [facts.get("method")])
+    parts += [f"from {start}" for start in [facts.get("started_from")] if start]
     return " · ".join(parts) or None
-
-
-def _number(value, form: str = ".3f") -> str | None:
-    """A number as text; None for what is not a number, or too large for one that we wrote."""
-    return format(value, form) if isinstance(value, (int, float)) and abs(value) < 1e9 else None
 
 
 def foot(info: dict) -> str:
