@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from nada.checkpoint import fingerprint
 from nada.delta import blend, diff
 from nada.film import FPS, Key, frames, visits, write_mp4
-from nada.sample import sample, to_images
+from nada.sample import ImageError, latents, sample, to_images
 from tests.helpers import adapted
 
 
@@ -35,6 +36,36 @@ def test_the_way_is_short_steps_that_are_slow_at_the_ends(generator, domain):
     assert steps[0] < steps[8] / 2 > steps[-1]
     half = sample(blend(generator, [(domain, 0.5)]), [3])
     torch.testing.assert_close(film[8:9], half, rtol=0, atol=1e-5)
+
+
+def test_each_frame_is_the_blend_at_its_strength(generator, domain):
+    other = diff(generator, adapted(generator, "zombie", ("convs.1.", "style.")))
+    parts = [(domain, 0.5), (other, 0.3)]
+    film = list(frames(generator, parts, [Key(3, -0.5), Key(3, 1.5)], between=4))
+    for image, ease in zip(film, (1 - np.cos(np.linspace(0, np.pi, 5))) / 2):
+        at = [(delta, weight * (2 * ease - 0.5)) for delta, weight in parts]
+        w = generator.mapping(latents([3], 16), 0.7)
+        expected = blend(generator, at).synthesis(w).clamp(-1, 1)[0]
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-4)
+
+
+def test_frames_are_drawn_one_by_one_from_one_blend(generator, domain, monkeypatch, tmp_path):
+    hashed = []
+    monkeypatch.setattr("nada.delta.fingerprint", lambda g: hashed.append(g) or fingerprint(g))
+    film = frames(generator, [(domain, 1.0)], visits(range(3), 1.0), between=1000)
+    for _ in range(30):
+        image = next(film)
+    assert image.shape == (3, 16, 16) and len(hashed) == 1 and torch.is_grad_enabled()
+    write_mp4((image for _ in range(3)), tmp_path / "film.mp4")
+    with av.open(str(tmp_path / "film.mp4")) as written:
+        assert written.streams.video[0].frames == 3
+
+
+def test_frames_that_are_none_get_a_sentence(generator, domain, tmp_path):
+    film = frames(generator, [(domain, 1e30)], visits([1], 1.0))
+    with pytest.raises(ImageError):
+        write_mp4(film, tmp_path / "film.mp4")
+    assert not list(tmp_path.iterdir())
 
 
 def test_visits_go_to_the_domain_and_come_home():

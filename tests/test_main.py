@@ -17,15 +17,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 import nada.memory
 from nada.__main__ import build_parser, chosen, main, stop_on_signals
-from nada.checkpoint import fingerprint, load_generator, save_generator
+from nada.checkpoint import (
+    fingerprint,
+    load_generator,
+    save_generator,
+    sha256,
+    write_safetensors,
+)
 from nada.clip import save_clip
-from nada.delta import Delta, blend, diff
+from nada.delta import FORMAT, Delta, blend, diff
 from nada.facts import file_name
+from nada.formats.messages import json_line
 from nada.presets import PRESETS
-from nada.sample import image_grid, sample
+from nada.sample import image_grid, sample, to_images
 from tests.helpers import tiny_generator
 
 
@@ -274,6 +282,106 @@ def test_divergence_saves_the_last_good_weights(models, tmp_path, capsys, monkey
     delta, base = Delta.load(out), load_generator(models[1])
     assert delta.tensors and delta.metadata["steps_done"] == 2
     assert sample(blend(base, [(delta, 1.0)]), [0]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "error, complaint",
+    [
+        (KeyError("weight"), "An error that was not foreseen, KeyError: 'weight'. With NADA_TRACE"),
+        (
+            SafetensorError("bad\nlines"),
+            "An error that was not foreseen, SafetensorError: bad. With NADA_TRACEBACK=1",
+        ),
+        (MemoryError(), "There is not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "There is not enough memory"),
+        (RuntimeError("[enforce fail] can't allocate memory: you"), "There is not enough memory"),
+        (PermissionError(13, "Permission denied", "a.png"), "a.png: Permission denied."),
+        (ValueError(), "An error that was not foreseen, ValueError"),
+    ],
+)
+def test_an_error_of_a_library_is_a_sentence(
+    models, tmp_path, capsys, monkeypatch, error, complaint
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("nada.__main__.load_generator", fail)
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"nada sample: {complaint}") and message.count("\n") == 1
+    monkeypatch.setenv("NADA_TRACEBACK", "1")
+    assert main(["sample"]) == 2
+    assert "in fail\n" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("when", ["step", "measuring"])
+def test_an_error_after_the_first_step_costs_no_run(models, tmp_path, capsys, monkeypatch, when):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    if when == "step":
+        calls = iter([lambda x: x.mean(), fail])
+        monkeypatch.setattr(
+            "nada.__main__.prepare", lambda *_: (lambda source, adapted: next(calls)(adapted), None)
+        )
+    else:
+        monkeypatch.setattr("nada.__main__.measured_facts", fail)
+    out = tmp_path / "d.safetensors"
+    status = main(["adapt", *models, *FAST, "--target", "sketch", "--out", str(out)])
+    assert status == {"step": 2, "measuring": 0}[when]
+    assert "nada adapt: There is not enough memory" in capsys.readouterr().err
+    assert Delta.load(out).metadata["steps_done"] == {"step": 1, "measuring": 3}[when]
+
+
+def test_json_holds_nothing_that_json_does_not_know(models, domain, capsys):
+    delta = Delta.load(domain)
+    facts = {"deep": [{"loss": float("-inf")}, (float("nan"), 1.5)]}
+    assert json_line(facts) == '{"deep": [{"loss": null}, [null, 1.5]]}'
+    write_safetensors(delta.tensors, domain, {"format": FORMAT} | signed(delta, '{"loss": -1e999}'))
+    assert main(["domain", *models[:2], "--json", str(domain)]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["loss"] is None
+
+
+def signed(delta: Delta, text: str) -> dict[str, str]:
+    """The header of a domain file whose metadata is this text."""
+    digest = sha256(delta.tensors, delta.base_fingerprint, text)
+    return {"base": delta.base_fingerprint, "metadata": text, "sha256": digest}
+
+
+def test_images_that_are_none_get_a_sentence(models, domain, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for command in ("sample", "film"):
+        assert main([command, *models[:2], "--domain", str(domain), "1e30"]) == 2
+        assert "are not pictures any more" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["domain.safetensors"]
+
+
+def test_pictures_in_a_folder_need_no_grid(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["sample", *models[:2], "--folder", "f", "--seeds"]
+    assert main([*options, "0-9,3", "--batch", "4", "--json"]) == 0
+    seeds = [*range(10), 3]
+    assert json.loads(capsys.readouterr().out) == {"out": None, "folder": "f", "seeds": seeds}
+    assert sorted(os.listdir("f")) == [f"{seed}.png" for seed in range(10)]
+    drawn = sample(load_generator(models[1]), seeds, batch=4)
+    for seed, image in zip(seeds, to_images(drawn)):
+        np.testing.assert_array_equal(np.asarray(Image.open(f"f/{seed}.png")), np.asarray(image))
+    assert main([*options, "9-12"]) == 2
+    assert "f/9.png is there already" in capsys.readouterr().err and len(os.listdir("f")) == 10
+    assert main([*options, "9-12", "--overwrite"]) == 0 and len(os.listdir("f")) == 13
+
+
+def test_files_without_a_name_given_are_new_each_time(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for command, *size in (("sample",), ("film", "--between", "2")):
+        options = [command, *models[:2], "--seeds", "1", *size]
+        for _ in range(3):
+            assert main(options) == 0
+        assert main([*options, "--overwrite"]) == 0
+    numbers = ("", "-2", "-3")
+    names = {f"samples{n}.png" for n in numbers} | {f"film{n}.mp4" for n in numbers}
+    assert set(os.listdir()) == names
 
 
 def test_the_first_interrupt_asks_and_the_second_insists():

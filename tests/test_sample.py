@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from nada.sample import image_grid, latents, parse_seeds, sample, to_images
+from nada.sample import (
+    Grid,
+    ImageError,
+    image_grid,
+    latents,
+    parse_seeds,
+    sample,
+    sample_batches,
+    to_images,
+)
 
 
 def test_a_seed_is_a_picture(generator):
@@ -106,6 +115,40 @@ def test_seeds_that_are_none_get_a_sentence(text, complaint):
     assert len(str(caught.value)) < 120
 
 
+def test_batches_are_drawn_one_by_one_and_make_up_the_sample(generator):
+    drawn, synthesis = [], generator.synthesis
+    generator.synthesis = lambda ws: drawn.append(len(ws)) or synthesis(ws)
+    batches = sample_batches(generator, range(7), batch=3)
+    assert drawn == []
+    first = next(batches)
+    assert drawn == [3] and torch.is_grad_enabled()
+    whole = torch.cat([first, *batches])
+    assert drawn == [3, 3, 1] and torch.equal(whole, sample(generator, range(7), batch=3))
+
+
+def test_bad_input_is_told_before_the_first_batch(generator):
+    for options in ({"batch": 0}, {"precision": "fp8"}, {"truncation_psi": float("inf")}):
+        with pytest.raises(ValueError, match=r"batch is|precision is|truncation_psi is"):
+            sample_batches(generator, [1], **options)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_images_that_are_none_get_a_sentence(generator, value):
+    generator.to_rgbs[-1].bias[:] = value
+    with pytest.raises(ImageError, match="smaller strength or truncation"):
+        sample(generator, [1, 2])
+    generator.to_rgbs[-1].bias[:] = 0
+    generator.convs[1].conv.weight[:] = value  # 1e30: squared it overflows, and all is the bias
+    with pytest.raises(ImageError):
+        sample(generator, [1])
+    images = torch.zeros(2, 3, 4, 4)
+    images[1, 2, 3, 3] = value
+    with pytest.raises(ImageError):
+        to_images(images)
+    with pytest.raises(ImageError):
+        image_grid(images, 2)
+
+
 def test_pixels():
     levels = torch.tensor([-3.0, -1.0, -0.5, 0.0, 1.0, 2.0]).view(1, 1, 2, 3).expand(2, 3, 2, 3)
     images = to_images(levels)
@@ -126,6 +169,11 @@ def test_a_grid_reads_like_a_page():
     corners = grid[::2, ::3, 0]
     singles = [np.asarray(image)[0, 0, 0] for image in to_images(shades)]
     np.testing.assert_array_equal(corners, np.array([*singles, 255]).reshape(3, 2))
+
+
+def test_a_grid_too_large_to_look_at_gets_a_sentence():
+    with pytest.raises(ValueError, match=r"8192 × 1281024 pixels is too large.*--folder"):
+        Grid(10_001, 8, 1024, 1024)
 
 
 @pytest.mark.parametrize("count, columns", [(0, 2), (2, 0)])
