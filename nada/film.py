@@ -14,7 +14,7 @@ from torch import Tensor
 from nada.delta import Delta, blend
 from nada.formats.files import written_whole
 from nada.generator import Generator
-from nada.sample import check_images, check_weights, latents
+from nada.sample import check_images, latents
 
 FPS = 24
 LEAST_SIDE = 256  # pixels; smaller images are enlarged, since players blur them badly
@@ -106,7 +106,6 @@ class _Wander:
         if strength != self.strength:
             for value, start, end in self.changing:
                 torch.lerp(start, end, strength, out=value)
-            check_weights(value for value, _, _ in self.changing)
             self.strength = strength
         return check_images(self.generator.synthesis(w)).clamp(-1, 1)[0].cpu()
 

@@ -1,5 +1,7 @@
 """Films: the frames against plain sampling, the file against a decoder."""
 
+import copy
+
 import av
 import numpy as np
 import pytest
@@ -61,9 +63,12 @@ def test_frames_are_drawn_one_by_one_from_one_blend(generator, domain, monkeypat
         assert written.streams.video[0].frames == 3
 
 
-def test_frames_that_are_none_get_a_sentence(generator, domain, tmp_path):
-    film = frames(generator, [(domain, 1e30)], visits([1], 1.0))
-    with pytest.raises(ImageError):
+def test_frames_that_are_none_get_a_sentence(generator, tmp_path):
+    blinding = copy.deepcopy(generator)
+    for to_rgb in blinding.to_rgbs:  # each within the bounds of a domain file
+        to_rgb.bias += 9e5
+    film = frames(generator, [(diff(generator, blinding), 1.0)], visits([1], 1.0))
+    with pytest.raises(ImageError, match="not pictures any more"):
         write_mp4(film, tmp_path / "film.mp4")
     assert not list(tmp_path.iterdir())
 

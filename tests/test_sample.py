@@ -137,10 +137,6 @@ def test_images_that_are_none_get_a_sentence(generator, value):
     generator.to_rgbs[-1].bias[:] = value
     with pytest.raises(ImageError, match="smaller strength or truncation"):
         sample(generator, [1, 2])
-    generator.to_rgbs[-1].bias[:] = 0
-    generator.convs[1].conv.weight[:] = value  # 1e30: squared it overflows, and all is the bias
-    with pytest.raises(ImageError):
-        sample(generator, [1])
     images = torch.zeros(2, 3, 4, 4)
     images[1, 2, 3, 3] = value
     with pytest.raises(ImageError):
