@@ -343,14 +343,17 @@ def test_every_text_argument_takes_what_nobody_types(server, text):
 
 
 class Watch:
-    """Whether any script of a stranger ran in a page: a dialog, or a mark on the window."""
+    """Whether any script of a stranger ran in a page, or could: a dialog, a mark on the window, an
+    image or script of theirs."""
 
     def __init__(self, page):
         self.page, self.dialogs = page, []
         page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
 
     def is_clean(self) -> bool:
-        return not self.dialogs and self.page.evaluate("window.hacked === undefined")
+        theirs = self.page.locator("img[src='x'], body script:not([src]):text('hacked')")
+        ran = self.page.evaluate("window.hacked !== undefined")
+        return not self.dialogs and not ran and theirs.count() == 0
 
 
 def shown(page, card, sentence) -> str:
@@ -408,7 +411,7 @@ def test_no_script_of_anybody_runs_in_any_part_of_the_page(visit, tmp_path, widt
     assert watch.is_clean() and fits_width(page)
     cards.last.get_by_text("Go on from").click()
     tab(page, "Mix")
-    for box in page.locator("#chosen input").all()[:2]:
+    for box in page.locator("#chosen input").all()[-2:]:
         box.check()
     button(page, "Show the mix").click()
     button(page, "Keep the mix").click()
@@ -418,11 +421,11 @@ def test_no_script_of_anybody_runs_in_any_part_of_the_page(visit, tmp_path, widt
         button(page, "Adapt").click()
         page.wait_for_timeout(1000)
         assert watch.is_clean()
-        field(page, name).fill({"Source": "photo", "Target": f"zombie {ATTACK}"}[name])
-    adapt(page, 2, f"zombie {ATTACK}")
-    field(page, "Seeds").fill(ATTACK)
+        field(page, name).fill("photo")
+    adapt(page, 2, "zombie <img src=x>")
+    field(page, "Seeds").fill("<svg/onload=window.hacked=1>")
     field(page, "Seeds").press("Enter")
-    expect(page.locator(".toast-message-text")).to_contain_text("<img src=x")
+    expect(page.locator(".toast-message-text").last).to_contain_text("<svg/onload")
     page.wait_for_timeout(500)
     assert watch.is_clean() and fits_width(page)
     page.wrong[:] = [said for said in page.wrong if "status of 422" not in said]  # refusals
