@@ -507,7 +507,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     option("--host", host, "address to listen on, 0.0.0.0 for all")
     option("--port", None, "port to listen on", port)
-    path = os.environ.get("GRADIO_ROOT_PATH") or ""
+    path = os.environ.get("GRADIO_ROOT_PATH") or None
     option("--root-path", path, "where a proxy serves the page, such as /nada", root_path)
     option("--keep", KEEP_SECONDS / 60, "minutes for which visitors are remembered", minutes)
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")

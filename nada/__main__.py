@@ -37,7 +37,7 @@ from nada.film import FPS, frames, visits, write_mp4
 from nada.formats.files import PlaceError, check_place, free_name, written_whole
 from nada.formats.messages import first_line, json_line
 from nada.generator import Generator
-from nada.machine import keep_freed_memory, pick_device
+from nada.machine import keep_freed_memory, pick_device, speak_utf8
 from nada.memory import fit_preset
 from nada.presets import PRESETS, SETTINGS, Suited, prepare, preset_for
 from nada.prompts import direction_hint, unknown_words
@@ -566,6 +566,7 @@ def _say(as_json: bool, text: str, data: dict) -> None:
 
 def program() -> int:
     """`main` as a program of its own, which `python -m nada` and `nada` are."""
+    speak_utf8()
     keep_freed_memory()
     if sys.stdout is not None:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold anything

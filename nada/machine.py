@@ -43,6 +43,17 @@ def keep_freed_memory() -> bool:
     return _kept
 
 
+def speak_utf8() -> None:
+    """Begin this program anew in Python's UTF-8 mode where names of files and arguments are read in
+    another encoding, as with LC_ALL=C: what people write in their own alphabet has no place there.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or sys.flags.utf8_mode:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def in_use() -> str:
     """The allocator in use: a preloaded library's name, "glibc, freed memory kept" or "default"."""
     preloaded = os.environ.get("LD_PRELOAD", "")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from nada.machine import speak_utf8
 from op.backends import asked
 from op.build import BACKENDS, can_be_written, library_path, missing, private_folder
 
@@ -42,7 +43,11 @@ def make_usable() -> None:
     Raises:
         CannotStart: no file can be written anywhere.
     """
-    for stream in (sys.stdout, sys.stderr):  # LANG=C must not turn a name into an error
+    speak_utf8()
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # PYTHONIOENCODING=ascii must not turn a name into an error
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     for sentence in leave_out_proxies():
@@ -83,7 +88,7 @@ def reach_without_proxy(*hosts: str | None) -> None:
 
 
 def find_folders() -> None:
-    """Where the usual folders cannot be written to, let gradio and the Hub use temporary ones.
+    """Where the usual folders cannot be written to, let libraries use temporary ones.
 
     Raises:
         CannotStart: there are no temporary ones either.
@@ -95,7 +100,12 @@ def find_folders() -> None:
             "there is no folder for temporary files; set TMPDIR to one that can be written to."
         ) from error
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    usual = {"HF_HOME": cache / "huggingface", "GRADIO_TEMP_DIR": temporary / "gradio"}
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
+    usual = {
+        "HF_HOME": cache / "huggingface",
+        "GRADIO_TEMP_DIR": temporary / "gradio",
+        "MPLCONFIGDIR": config / "matplotlib",
+    }
     for name, folder in usual.items():
         if os.environ.get(name) or can_be_written(folder):
             continue
