@@ -1,6 +1,6 @@
 """The page and its API: two prompts in, an adapted generator out, watched while it trains.
 
-Wiring only: what is done stands in `nada.serve.sessions` and `nada.serve.service`, what it looks
+Wiring only: what is done stands in `nada.serve.session` and `nada.serve.service`, what it looks
 like in `nada.serve.view` and `nada/serve/page`. The page's own events are private; scripts have
 endpoints of their own, whose names do not follow the page's.
 """
@@ -34,25 +34,34 @@ import logging
 import math
 import re
 import secrets
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 from nada.machine import keep_freed_memory
 from nada.presets import PRESETS, SERVED, examples
 from nada.serve.api import Api
-from nada.serve.events import SETTINGS, WEIGHTS, Change, PageEvents
-from nada.serve.generators import GeneratorChoices, offered
+from nada.serve.disk import Home, temporary_root
+from nada.serve.events import SETTINGS, WEIGHTS, Change, PageEvents, Visit
+from nada.serve.generators import GeneratorChoices, in_background, offered
 from nada.serve.http import DISK_FULL, PlainErrors, is_full
+from nada.serve.line import address_group
 from nada.serve.models import Options, choose_options
+from nada.serve.presence import Presence
 from nada.serve.service import Service
-from nada.serve.sessions import KEEP_SECONDS, Session, Sessions
+from nada.serve.session import Session
+from nada.serve.sessions import KEEP_SECONDS, Sessions
 from nada.serve.validate import SPOKEN, STRENGTH, TRUNCATION, WEIGHT
 from nada.serve.view import PAGE, UNFORESEEN, asset, texts
 from nada.settings import Setting
 
-MAX_QUEUE = 20  # visitors who may wait
+MAX_QUEUE = 200  # requests that may wait; runs wait in a line of their own (`nada.serve.line`)
+MAX_THREADS = 120  # most of them look on while a run goes on, and sleep
+MAX_STATES = 100  # visitors for whom gradio notes what changed on its page, 0.2 MB each
 I18N = gr.I18n(  # gradio has words of its own under plain names
     **{
         language: {f"nada_{key}": text for key, text in by_key.items()}
@@ -60,7 +69,8 @@ I18N = gr.I18n(  # gradio has words of its own under plain names
     }
 )
 SEEDS = "1-8"
-TRAIN = {"concurrency_id": "train", "concurrency_limit": 1}
+INSIDE = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"  # from where a Space's proxies come
+FOLLOW = {"concurrency_id": "follow", "concurrency_limit": 80}
 PRIVATE = {"api_visibility": "private", "preprocess": False}
 UNSEEN = {**PRIVATE, "show_progress": "hidden"}
 LIVE = {**UNSEEN, "trigger_mode": "always_last", "concurrency_id": "draw", "concurrency_limit": 2}
@@ -72,7 +82,8 @@ LINK = ("source", "target", "seed")  # in the order of link.js and page.js
 LOOK = ("seeds", "strength", "sample_truncation")
 DRAWN = ("seeds", "sample_truncation")
 LIBRARY = ("cards", "start", "chosen", "file")
-RESULT = ("run", "snapshot", "strength", "pairs", *LIBRARY)
+RESULT = ("status", "run", "snapshot", "strength", "pairs", *LIBRARY)
+REMEMBERED = {*FORM, *LOOK}  # what a page has again that comes back
 TITLES = {"gradient": "Gradient norm", "w_shift": "W+ shift"}  # of choices
 
 
@@ -102,28 +113,36 @@ def answering(method: Callable, sessions: Sessions, outside: Callable = lambda v
 
     Args:
         method: of the page's events or of the API. Its parameter `session` gets the session of the
-            request, which is found here and nowhere else; `event` what the browser sent along.
+            request, which is found here and nowhere else; `visit` the page that asks; `event` what
+            the browser sent along.
         sessions: of the server.
         outside: makes what gradio takes of what the method returns.
     """
-    special = {"session": gr.Request, "event": gr.EventData}
+    special = {"session": gr.Request, "visit": gr.Request, "event": gr.EventData}
     signature = inspect.signature(method)
     parameters = [
         parameter.replace(annotation=special.get(name, parameter.empty))
         for name, parameter in signature.parameters.items()
     ]
 
-    def inside(value):
-        if isinstance(value, gr.Request):
-            return sessions.get(value.session_hash)
-        return value._data if isinstance(value, gr.EventData) else value
+    def called(args, kwargs):
+        values = dict(zip(signature.parameters, args))
+        if "session" in values:
+            request = values["session"]
+            values["session"] = sessions.get(request.session_hash, address_of(request))
+            values["session"].remember({n: v for n, v in kwargs.items() if n in REMEMBERED})
+        if "visit" in values:
+            values["visit"] = Visit(values["visit"].session_hash, address_of(values["visit"]))
+        if "event" in values:
+            values["event"] = values["event"]._data
+        return method(**values, **kwargs)
 
     def answer(*args, **kwargs):
         with sentences():
-            return outside(method(*map(inside, args), **kwargs))
+            return outside(called(args, kwargs))
 
     def stream(*args, **kwargs):
-        with sentences(), closing(method(*map(inside, args), **kwargs)) as results:
+        with sentences(), closing(called(args, kwargs)) as results:
             yield from map(outside, results)
 
     call = stream if inspect.isgeneratorfunction(method) else answer
@@ -131,6 +150,12 @@ def answering(method: Callable, sessions: Sessions, outside: Callable = lambda v
     call.__signature__ = inspect.Signature(parameters)
     call.__annotations__ = {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
     return call
+
+
+def address_of(request: gr.Request) -> str | None:
+    """From where a request comes, as far as that is known and bounds apply to it."""
+    client = getattr(request, "client", None)  # requests that come from nowhere have none
+    return address_group(client.host if client else None)
 
 
 def refusals(service: Service, values: dict) -> list[dict]:
@@ -142,9 +167,7 @@ def refusals(service: Service, values: dict) -> list[dict]:
 
 def build(choices: GeneratorChoices) -> gr.Blocks:
     """The page of a server, and its API. Models load when they are first needed."""
-    with gr.Blocks(
-        title="StyleGAN-NADA", analytics_enabled=False, delete_cache=(600, 6 * KEEP_SECONDS)
-    ) as blocks:
+    with gr.Blocks(title="StyleGAN-NADA", analytics_enabled=False) as blocks:
         parts = lay_out(choices)
         wire(blocks, parts, choices)
         api_part(choices)
@@ -166,6 +189,7 @@ def lay_out(choices: GeneratorChoices) -> dict:
                 parts["status"] = gr.JSON(show_label=False)
     with gr.Tabs(elem_id="more-part"):
         parts |= {**library_part(), **film_part()}
+    parts |= {name: gr.Textbox(visible=False) for name in ("key", "link")}  # see page.js
     return {**parts, "foot": gr.HTML(elem_id="foot")}
 
 
@@ -173,18 +197,21 @@ def wire(blocks: gr.Blocks, parts: dict, choices: GeneratorChoices) -> None:
     """What happens on the page: which event, what goes in, what may change, all by name."""
     events = PageEvents(choices)
     on = partial(connect, parts, choices.sessions)
-    run = wire_run(on, parts, events)
+    wire_run(on, parts, events)
     wire_images(on, parts, events)
     wire_domains(on, parts, events)
 
-    parts["stop"].click(None, cancels=[run])
-    arrived = ["loading", "generator", "foot", *RESULT, "strip", "film", *SETTINGS]
+    arrived = ["generator", "foot", *RESULT, "strip", "film", *SETTINGS]
     arrived += [f"examples_{base}" for base in choices.bases]
-    on(parts["generator"].input, events.choose, ["generator", *DRAWN], arrived, **UNSEEN)
-    link = [parts[name] for name in LINK]
-    blocks.load(None, link, link, js=asset("page.js"))
-    on(blocks.load, events.greet, DRAWN, ["foot", "k", "pairs"], **UNSEEN)
-    blocks.unload(answering(events.leave, choices.sessions))
+    on(parts["generator"].input, events.choose, ["generator"], ["loading", *arrived], **UNSEEN)
+    found = [*arrived, *FORM[:2], *DRAWN]
+    hello = on(
+        blocks.load, events.greet, ["key", "link"], found, js=asset("page.js"), **UNSEEN, **FOLLOW
+    )
+    on(hello.then, events.watch, (), RESULT, **UNSEEN, **FOLLOW)
+    forget = parts["forget_all"].click
+    on(forget, events.forget_all, ["key"], arrived, js=asset("forget.js"), **UNSEEN)
+    blocks.unload(lambda: None)  # a page that is not told so keeps no line open: see `Presence`
 
 
 def connect(
@@ -208,9 +235,9 @@ def connect(
         options: of the trigger.
     """
 
-    def outside(changes: dict):
+    def outside(changes: dict | None):
         if not changes:
-            return gr.skip()
+            return gr.skip() if outputs else None
         return {
             parts[name]: gr.update(**change.props) if isinstance(change, Change) else change
             for name, change in changes.items()
@@ -224,8 +251,8 @@ def connect(
     )
 
 
-def wire_run(on: Callable, parts: dict, events: PageEvents):
-    """The form: hints, a run, what is left of it. Gives the run, so that it can be cancelled."""
+def wire_run(on: Callable, parts: dict, events: PageEvents) -> None:
+    """The form: hints, a run to its end."""
 
     def validate(session: Session, **values) -> list[dict]:
         return refusals(session.service, values)
@@ -234,15 +261,13 @@ def wire_run(on: Callable, parts: dict, events: PageEvents):
     start = partial(gr.on, go)
     start(None, [parts[name] for name in LINK], js=asset("link.js"))
     on(start, events.unfold, FORM, ["settings"], queue=False, **UNSEEN)
-    run = on(
-        start, events.train, [*FORM, "start", *DRAWN], ["pairs", "status", "run"],
-        validator=answering(validate, events.choices.sessions),
-        show_progress="minimal", show_progress_on=parts["run"], **TRAIN,
+    on(
+        start, events.train, [*FORM, "start", *DRAWN], RESULT,
+        validator=answering(validate, events.choices.sessions), **UNSEEN, **FOLLOW,
     )  # fmt: skip
-    on(run.then, events.settle, DRAWN, ["status", *RESULT], **UNSEEN)
+    on(parts["stop"].click, events.stop, queue=False, **UNSEEN)
     for prompt in ("source", "target"):
         on(parts[prompt].change, events.hint, FORM, ["hint"], **LIVE)
-    return run
 
 
 def wire_images(on: Callable, parts: dict, events: PageEvents) -> None:
@@ -344,7 +369,11 @@ def library_part() -> dict:
     with gr.Tab(words("domains")):
         part["cards"] = component("cards")
         gr.HTML(f'<p class="facts">{words("domains_note")}</p>')
-        part["load"] = gr.UploadButton(words("load"), file_types=[".safetensors"], elem_id="load")
+        with gr.Row():
+            part["load"] = gr.UploadButton(
+                words("load"), file_types=[".safetensors"], elem_id="load"
+            )
+            part["forget_all"] = gr.Button(words("forget_all"), elem_id="forget-all")
     with gr.Tab(words("mix")):
         part["chosen"] = gr.CheckboxGroup([], label=words("mix_choose"), elem_id="chosen")
         with gr.Row():
@@ -430,11 +459,13 @@ def api_part(choices: GeneratorChoices) -> None:
         strength = number("strength", STRENGTH, 1.0, True)
         truncation = number("sample_truncation", TRUNCATION, 0.7, True)
         pairs, samples = (gr.Image(label=label, format="png") for label in ("Pairs", "Samples"))
-        now, domain_info, info = (gr.JSON(label=label) for label in ("Status", "Domain", "Info"))
+        now, domain_info, info, forgotten = (
+            gr.JSON(label=label) for label in ("Status", "Domain", "Info", "Forgotten")
+        )
         job = {**settings, "domain_file": domain}
         drawing = {"seeds": seeds, "truncation": truncation}
-        train = {**TRAIN, "validator": lambda **values: refusals(service, values)}
-        paint = {"concurrency_id": "draw"}
+        train = {**FOLLOW, "validator": lambda **values: refusals(service, values)}
+        paint, tell = {"concurrency_id": "draw"}, {"concurrency_id": "tell"}
         mixed = {"domain_files": several, "weights": weights, **drawing}
         for name, inputs, outputs, options in (
             ("adapt", job, [pairs, now, file], train),
@@ -442,7 +473,8 @@ def api_part(choices: GeneratorChoices) -> None:
             ("sample", {**drawing, "domain_file": domain, "strength": strength}, samples, paint),
             ("blend", mixed, [samples, file], paint),
             ("domain", {"domain_file": domain}, domain_info, paint),
-            ("info", {}, info, paint),
+            ("info", {}, info, tell),
+            ("forget", {}, forgotten, tell),
         ):
             gr.Button().click(
                 answering(getattr(api, name), sessions), inputs_kwargs=inputs, outputs=outputs,
@@ -450,7 +482,7 @@ def api_part(choices: GeneratorChoices) -> None:
             )  # fmt: skip
 
 
-def launch(blocks: gr.Blocks, **options) -> tuple:
+def launch(blocks: gr.Blocks, sessions: Sessions, **options) -> tuple:
     """Serve a page; `options` are gradio's, such as server_port."""
     theme = gr.themes.Default(
         primary_hue="teal",
@@ -460,11 +492,12 @@ def launch(blocks: gr.Blocks, **options) -> tuple:
         font=("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
         font_mono=("ui-monospace", "Consolas", "monospace"),
     )
+    around = [Middleware(PlainErrors), Middleware(Presence, sessions=sessions)]
     return blocks.launch(
         theme=theme, css_paths=PAGE / "style.css", i18n=I18N, show_error=True, ssr_mode=False,
         max_file_size="200mb", run_history=False, enable_monitoring=False,
-        footer_links=["api", "settings"], app_kwargs={"middleware": [Middleware(PlainErrors)]},
-        **options,
+        footer_links=["api", "settings"], max_threads=MAX_THREADS,
+        state_session_capacity=MAX_STATES, app_kwargs={"middleware": around}, **options,
     )  # fmt: skip
 
 
@@ -510,8 +543,23 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     path = os.environ.get("GRADIO_ROOT_PATH") or None
     option("--root-path", path, "where a proxy serves the page, such as /nada", root_path)
     option("--keep", KEEP_SECONDS / 60, "minutes for which visitors are remembered", minutes)
+    option("--folder", None, "where what visitors keep lies, so that a restart finds it", Path)
+    option("--proxies", None, "whom to believe from where a request comes, such as 10.0.0.0/8")
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
     return parser.parse_args(arguments)
+
+
+def open_home(args: argparse.Namespace) -> Home:
+    """The server's folder, which gradio shall use for all that it writes, too.
+
+    Raises:
+        OSError: it cannot be written to.
+    """
+    root = args.folder or Path(os.environ.get("GRADIO_TEMP_DIR") or temporary_root())
+    name = str(args.port or os.environ.get("GRADIO_SERVER_PORT", 7860))
+    home = Home(root.resolve(), name, args.keep * 60)
+    os.environ["GRADIO_TEMP_DIR"] = str(home.folder)
+    return home
 
 
 def serve(args: argparse.Namespace) -> tuple[gr.Blocks, GeneratorChoices]:
@@ -519,30 +567,52 @@ def serve(args: argparse.Namespace) -> tuple[gr.Blocks, GeneratorChoices]:
 
     Raises:
         ValueError: the generator or the device cannot be had, or the address not listened on.
-        OSError: no port is free.
+        OSError: no port is free, or there is nowhere to write to.
     """
     lent, host = bool(spaces), bare(args.host)
     check_address(host, args.port)
     reach_without_proxy("localhost", "127.0.0.1", host)
     options = choose_options(args.generator, args.clip, args.device, lent)
     sources = offered(options, lent)
-    choices = GeneratorChoices(options, sources, spaces and spaces.GPU, args.keep * 60)
+    choices = GeneratorChoices(
+        options, sources, spaces and spaces.GPU, args.keep * 60, open_home(args)
+    )
+    # read when the server starts: whose word on the visitor's address is taken
+    believed = args.proxies or (INSIDE if "SPACE_ID" in os.environ else "")
+    os.environ["FORWARDED_ALLOW_IPS"] = believed
     blocks = build(choices)
-    launch(blocks, server_name=f"[{host}]" if ":" in host else host, server_port=args.port,
-           root_path=args.root_path, mcp_server=args.mcp, prevent_thread_lock=True)  # fmt: skip
+    launch(blocks, choices.sessions, server_name=f"[{host}]" if ":" in host else host,
+           server_port=args.port, root_path=args.root_path, mcp_server=args.mcp,
+           prevent_thread_lock=True)  # fmt: skip
     return blocks, choices
 
 
 def main() -> None:
-    """Open the page, then load the models, so that the page is there at once."""
-    args = parse()
+    """Open the page, then load the models, so that the page is there at once; serve until told to
+    end, and leave with all runs saved."""
+    args, told = parse(), threading.Event()
+
+    def tell(*_) -> None:
+        if told.is_set():
+            os._exit(1)  # asked twice
+        told.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, tell)
     keep_freed_memory()
     with ending_in_a_sentence("app.py"):
-        blocks, choices = serve(args)
-        generator = choices.first.worker.models().generator
-    if sentence := why_plain(generator.mean_latent.device.type):
-        print(sentence, file=sys.stderr)
-    blocks.block_thread()
+        _, choices = serve(args)
+        loading = in_background(choices.first.worker.models)
+        while not (loading.done() or told.wait(0.2)):
+            pass
+        if loading.done():
+            device = loading.result().generator.mean_latent.device
+            if sentence := why_plain(device.type):
+                print(sentence, file=sys.stderr)
+    told.wait()
+    choices.sessions.close()
+    logging.shutdown()
+    os._exit(0)  # threads that compute would end the process with a crash if they were torn down
 
 
 if __name__ == "__main__":

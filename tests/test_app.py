@@ -23,6 +23,7 @@ from nada.layers import SELECTORS
 from nada.sample import sample
 from nada.serve.api import Api
 from nada.serve.images import page_grid
+from nada.serve.line import MAX_WAITING
 from tests.api import LONG, QUICK, adapt, answered, call, connect, same, started
 from tests.helpers import equal, quick_first, wait_for
 from tests.served import serve
@@ -49,6 +50,7 @@ def test_the_names_that_scripts_rely_on(client):
         "/blend": (["domain_files", "weights", "seeds", "truncation"], ["Samples", "Domain file"]),
         "/domain": (["domain_file"], ["Domain"]),
         "/info": ([], ["Info"]),
+        "/forget": ([], ["Forgotten"]),
     }
     needed = [
         p["parameter_name"]
@@ -422,32 +424,115 @@ def test_samples_come_between_the_steps_of_a_run(client, server):
     other.close()
 
 
+def posted(server, event, *values) -> str:
+    """What an endpoint answers that only the page uses, which can be posted to all the same."""
+    body = json.dumps({"data": values}).encode()
+    address = f"{server.url}/gradio_api/call/{event}"
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    return answered(server, event, request)
+
+
+KEY, OTHER = "0123456789abcdef" * 4, "fedcba9876543210" * 4
+
+
 def test_a_stranger_gets_nothing_of_a_run(client, server):
-    """Endpoints that only the page uses can be posted to all the same."""
     assert adapt(client)[1]["state"] == "finished"
-    request = urllib.request.Request(
-        f"{server.url}/gradio_api/call/settle",
-        b'{"data": ["1", 0.7]}',
-        {"Content-Type": "application/json"},
-    )
-    answer = answered(server, "settle", request)
+    answer = posted(server, "watch")
     assert "event: complete" in answer and "pencil" not in answer and "path" not in answer
 
 
+def test_only_its_key_opens_what_a_browser_made(client, server):
+    posted(server, "greet", KEY, '{"target": "zombie"}')
+    file = adapt(client, target="zombie")[2]
+    mine = load_domain(server, KEY, file)
+    assert "zombie" in mine and "zombie" in posted(server, "greet", KEY, "")
+    for key in (OTHER, KEY[:-1] + "e", KEY.upper(), "", None, [KEY], "../" + KEY):
+        answer = posted(server, "greet", key, "")
+        assert "event: complete" in answer and "zombie.safetensors" not in answer
+    assert KEY not in server.log.read_text()
+    for sent in server.log.parent.rglob("*"):
+        assert KEY not in sent.name and (sent.is_dir() or KEY.encode() not in sent.read_bytes())
+
+
+def load_domain(server, key, file) -> str:
+    """Give a domain file to the visitor of a key, in one line of pages of their own."""
+    session = "page-of-" + key[:8]
+
+    def join(event, values):
+        fn = next(d["id"] for d in config["dependencies"] if d["api_name"] == event)
+        body = json.dumps({"data": values, "fn_index": fn, "session_hash": session}).encode()
+        address, kind = f"{server.url}/gradio_api/queue/join", {"Content-Type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(address, body, kind), timeout=60).read()
+        address = f"{server.url}/gradio_api/queue/data?session_hash={session}"
+        return urllib.request.urlopen(address, timeout=60).read().decode()
+
+    config = json.load(urllib.request.urlopen(f"{server.url}/config", timeout=60))
+    join("greet", [key, ""])
+    uploaded = {"path": upload(server, file), "meta": {"_type": "gradio.FileData"}}
+    return join("load", [uploaded, "1-2", 1.0, 0.7])
+
+
+def upload(server, file) -> str:
+    """Where the server has put a file."""
+    head = 'Content-Disposition: form-data; name="files"; filename="zombie.safetensors"'
+    content = Path(file).read_bytes()
+    body = f"--x\r\n{head}\r\n\r\n".encode() + content + b"\r\n--x--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    request = urllib.request.Request(f"{server.url}/gradio_api/upload", body, kind)
+    (path,) = json.load(urllib.request.urlopen(request, timeout=60))
+    return path
+
+
+def test_what_a_script_made_is_forgotten_when_it_asks(server):
+    own = connect(server)
+    before = told_info(server)["visitors"]
+    file = own.predict(**QUICK, api_name="/adapt_once")[2]
+    assert told_info(server)["visitors"] == before + 1 and Path(file).is_file()
+    assert own.predict(api_name="/forget") is True
+    own.close()
+    assert told_info(server)["visitors"] <= before + 1
+
+
 @pytest.mark.slow
-def test_a_full_queue_says_so(client, server):
-    job = client.submit(**LONG, api_name="/adapt")
-    started(job)
-    waiting = []
-    with pytest.raises(Exception, match=r"[Qq]ueue is full"):
-        for _ in range(app.MAX_QUEUE + 1):
-            waiting.append(client.submit(**{**QUICK, "steps": 1}, api_name="/adapt"))
-            wait_for(lambda: waiting[-1].status().rank is not None or waiting[-1].done())
-            if waiting[-1].done():
-                waiting[-1].result()
-    assert len(waiting) == app.MAX_QUEUE + 1
-    job.cancel()
-    assert [one.result(60)[1]["state"] for one in waiting[:-1]] == ["finished"] * app.MAX_QUEUE
+def test_when_no_run_has_a_place_all_else_still_answers(server):
+    clients = [connect(server) for _ in range(MAX_WAITING + 2)]
+    jobs = [client.submit(**LONG, api_name="/adapt") for client in clients[:-1]]
+    wait_for(lambda: told_info(server)["runs"] == {"training": 1, "waiting": MAX_WAITING})
+    places = sorted(wait_for(job.outputs)[-1][1]["before_it"] for job in jobs)
+    assert places == list(range(MAX_WAITING + 1))
+    last = clients[-1]
+    with pytest.raises(Exception, match="20 runs wait already; try again"):
+        last.predict(**LONG, api_name="/adapt")
+    began = time.monotonic()
+    assert last.predict(seeds="1", api_name="/sample") and told_info(server)["size"] == 16
+    assert posted(server, "greet", OTHER, "") and time.monotonic() - began < 10
+    for job, client in zip(jobs, clients):
+        job.cancel()
+        client.close()
+    wait_for(lambda: told_info(server)["runs"] == {"training": 0, "waiting": 0})
+    assert adapt(last)[1]["state"] == "finished"
+    last.close()
+
+
+def test_a_client_has_one_run_and_the_next_stops_it(client):
+    first = client.submit(**LONG, api_name="/adapt")
+    started(first)
+    assert adapt(client)[1]["state"] == "finished"
+    assert first.result(60)[1]["state"] == "stopped"
+
+
+@pytest.mark.slow
+def test_a_run_that_nobody_fetches_ends_in_seconds(tmp_path, clip_tiny):
+    with serve(tmp_path, clip_tiny, "--keep", "5") as server:  # so a run is kept on for 2.5 s
+        address = f"{server.url}/gradio_api/call/v2/adapt"
+        kind = {"Content-Type": "application/json"}
+        for _ in range(3):  # one trains, the others wait
+            request = urllib.request.Request(address, json.dumps(LONG).encode(), kind)
+            urllib.request.urlopen(request, timeout=60).read()
+        wait_for(lambda: told_info(server)["runs"] == {"training": 1, "waiting": 2})
+        began = time.monotonic()
+        wait_for(lambda: told_info(server)["runs"] == {"training": 0, "waiting": 0})
+        assert time.monotonic() - began < 15
 
 
 @pytest.mark.slow
@@ -483,8 +568,13 @@ def test_fifty_sessions_that_left_are_forgotten(tmp_path, clip_tiny):
 
 def count(server) -> int:
     """How many visitors a server remembers; who asks for this is none."""
+    return told_info(server)["visitors"]
+
+
+def told_info(server) -> dict:
+    """What `/info` says."""
     answer = call(server, "info", {})
-    return json.loads(answer.strip().splitlines()[-1].removeprefix("data: "))[0]["visitors"]
+    return json.loads(answer.strip().splitlines()[-1].removeprefix("data: "))[0]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The events of the page, with tiny models and without a browser: what changes, by its name."""
 
 import inspect
+import json
 import sys
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ import app
 import nada.serve.jobs
 from nada.checkpoint import save_generator
 from nada.clip import save_clip
-from nada.serve.events import WEIGHTS, PageEvents
+from nada.serve.events import WEIGHTS, Change, PageEvents, Visit
 from nada.serve.generators import GeneratorChoices
 from nada.serve.models import Options
 from nada.serve.validate import BadInput
@@ -21,6 +22,8 @@ from tests.served import ROOT, WORDS
 
 FORM = {"source": "photo", "target": "zombie", "steps": 2, "k": 2, "batch": 2}
 LOOK = {"seeds": "1-2", "strength": 1.0, "sample_truncation": 0.7}
+KEY, OTHER = "0123456789abcdef" * 4, "fedcba9876543210" * 4
+LINK = '{"source": "photo", "target": "zombie", "seed": 7}'
 DRAWN = {"seeds": "1-2", "sample_truncation": 0.7}
 
 
@@ -49,7 +52,7 @@ def events(choices):
 
 @pytest.fixture
 def session(choices):
-    yield choices.sessions.get("me")
+    yield choices.sessions.come_back("me", KEY)
     choices.sessions.forget("me")
 
 
@@ -71,18 +74,19 @@ def form(choices):
 def test_what_an_event_changes_is_wired_to_it(choices, events, session, form, wired):
     seen = {}
 
-    def note(event, *arguments, **values):
-        changes = getattr(events, event)(session, *arguments, **values)
+    def note(event, *arguments, who=session, **values):
+        changes = getattr(events, event)(who, *arguments, **values)
         for change in [changes] if isinstance(changes, dict) else changes:
             assert change
             seen.setdefault(event, set()).update(change)
 
-    note("greet", **DRAWN)
+    note("greet", KEY, LINK, who=Visit("me", None))
     note("unfold", **{**form, "steps": -1})
     note("hint", **form)
     for target in ("zombie", "anime"):
         note("train", start="", **DRAWN, **{**form, "target": target})
-        note("settle", **DRAWN)
+    session.train(session.job({**form, "target": "zombie"}, "", "1", 0.7))
+    note("watch")
     ids = [domain.id for domain in session.domains]
     note("look", **LOOK)
     note("more", **LOOK)
@@ -96,9 +100,13 @@ def test_what_an_event_changes_is_wired_to_it(choices, events, session, form, wi
     for act in ("open", "on", "forget"):
         note("act", {"act": act, "id": ids[0]}, **LOOK)
     for generator in (choices.name_of(choices.first), "nothing"):
-        note("choose", generator, **DRAWN)
+        note("choose", generator)
+    assert events.stop(session) is None
+    session.remember({**LOOK, **FORM})
+    note("greet", KEY, LINK, who=Visit("me", None))
+    note("forget_all", Visit("me", None), OTHER)
     methods = [name for name, _ in inspect.getmembers(events, inspect.ismethod) if name[0] != "_"]
-    assert sorted([*seen, "leave"]) == methods
+    assert sorted([*seen, "stop"]) == methods
     for event, names in seen.items():
         assert names == wired[event], event
 
@@ -108,29 +116,109 @@ def upload(path) -> dict:
     return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
 
 
-def test_a_session_without_a_run_has_nothing_to_settle(events, session):
-    assert events.settle(session, **DRAWN) == {}
-
-
 def test_a_domain_is_gone_on_from_by_its_id(events, session, form):
     list(events.train(session, start="", **DRAWN, **form))
-    events.settle(session, **DRAWN)
     (first,) = session.domains
     assert events.act(session, {"act": "on", "id": first.id}, **LOOK)["start"].props["value"] == (
         first.id
     )
     list(events.train(session, start=first.id, **DRAWN, **{**form, "target": "anime"}))
-    events.settle(session, **DRAWN)
     assert [domain.metadata.get("started_from") for domain in session.domains] == [None, "zombie"]
     with pytest.raises(BadInput, match="not kept any more"):
         list(events.train(session, start="nobody", **DRAWN, **form))
 
 
-def test_settling_twice_keeps_one_domain(events, session, form):
-    list(events.train(session, start="", **DRAWN, **form))
-    for _ in range(2):
-        events.settle(session, **DRAWN)
-    assert len(session.domains) == 1
+# Coming back
+
+
+def told(events, key, link="", id="another page"):
+    """What a page is told when it opens."""
+    *_, changes = events.greet(Visit(id, None), key, link)
+    return {n: c.props.get("value") if isinstance(c, Change) else c for n, c in changes.items()}
+
+
+def test_a_page_comes_back_as_it_was_left(events, choices, form):
+    mine = choices.sessions.come_back("page", KEY)
+    list(events.train(mine, start="", **DRAWN, **form))
+    look = {"seeds": "5-6", "strength": 0.5, "sample_truncation": 0.3}
+    mine.remember({**form, **look})
+    mine.looked_at = mine.looked_at
+    here = events.look(mine, **look)
+    back = told(events, KEY)
+    assert {name: back[name] for name in (*form, *look)} == {**form, **look}
+    assert back["pairs"] == here["pairs"] and json.loads(back["run"])["state"] == "finished"
+    assert len(json.loads(back["cards"])) == 1 and back["file"].endswith("zombie.safetensors")
+    stranger = told(events, OTHER)
+    assert stranger["cards"] == "[]" and stranger["run"] == "" and "target" not in stranger
+    assert choices.sessions.get("another page") is not mine
+
+
+def test_who_comes_back_to_a_run_watches_it_to_its_end(events, choices, form):
+    mine = choices.sessions.come_back("page", KEY)
+    first = events.train(mine, start="", **DRAWN, **{**form, "steps": 2000})
+    while not json.loads(next(first)["run"])["step"]:
+        pass
+    first.close()  # the line is lost
+    assert json.loads(told(events, KEY)["run"])["state"] == "running"
+    again = events.watch(choices.sessions.get("another page"))
+    begun = next(again)
+    assert json.loads(begun["run"])["state"] == "running"
+    assert all(json.loads(begun["pairs"])[side] for side in ("before", "after"))
+    events.stop(mine)
+    *_, end = again
+    assert json.loads(end["run"])["state"] == "stopped" and len(json.loads(end["cards"])) == 1
+    assert list(events.watch(mine)) == [{}]
+
+
+def test_another_run_of_the_visitors_is_watched_in_all_their_pages(events, choices, form):
+    mine = choices.sessions.come_back("page", KEY)
+    first = events.train(mine, start="", **DRAWN, **{**form, "steps": 2000})
+    while not json.loads(next(first)["run"])["step"]:
+        pass
+    *_, end = events.train(mine, start="", **DRAWN, **{**form, "target": "anime"})
+    assert json.loads(end["run"])["step"] == 2
+    *_, last = first
+    assert json.loads(last["run"])["step"] == 2 and json.loads(last["run"])["state"] == "finished"
+    titles = [json.loads(last["cards"])[i]["title"] for i in range(2)]
+    assert titles == ["anime", "zombie"]  # what the first had made by then is kept too
+
+
+@pytest.mark.parametrize("link", ["", "[", "7", "null", '{"seed": "x", "target": 7}', "[" * 9000])
+def test_a_link_may_be_anything(events, link):
+    assert "target" not in told(events, KEY, link)
+
+
+def test_a_link_fills_the_form_unless_the_page_wrote_it(events, choices):
+    choices.sessions.come_back("page", KEY).remember({"target": "anime", "seed": 3})
+    link = {"source": "old person", "target": "zombie", "seed": 7}
+    asked = told(events, KEY, json.dumps({**link, "own": False}))
+    assert {name: asked[name] for name in link} == link
+    own = json.dumps({**link, "own": True})
+    back = told(events, KEY, own)
+    assert (back["target"], back["seed"], back.get("source")) == ("anime", 3, None)
+    assert told(events, OTHER, own)["target"] == "zombie"  # the server remembers nothing
+
+
+def test_what_a_field_holds_is_checked_when_it_comes_back(events, choices):
+    mine = choices.sessions.come_back("page", KEY)
+    mine.remember({"steps": "many", "k": -1, "strength": 99, "seeds": "?", "lr": 1e400})
+    back = told(events, KEY)
+    assert (
+        back["steps"] == mine.service.worker.preset.config.steps
+        and back["seeds"] == "?"
+        and "strength" not in back
+    )
+    assert json.loads(back["pairs"])["seeds"] == list(range(1, 9))
+
+
+def test_all_is_forgotten_at_once(events, choices, form):
+    mine = choices.sessions.come_back("page", KEY)
+    list(events.train(mine, start="", **DRAWN, **form))
+    assert events.forget_all(mine, Visit("page", None), "") == {}
+    changes = events.forget_all(mine, Visit("page", None), OTHER)
+    assert changes["cards"] == "[]" and not mine.folder.exists()
+    assert told(events, KEY)["cards"] == "[]"
+    assert choices.sessions.get("page") is choices.sessions.come_back("new page", OTHER)
 
 
 def frames() -> list[str]:

@@ -22,7 +22,7 @@ from nada.memory import TooLittleMemory, estimate, plans
 from nada.sample import sample
 from nada.serve.jobs import Job, StopFile, train
 from nada.serve.sessions import Sessions
-from tests.helpers import equal
+from tests.helpers import equal, wait_for
 from tests.jobs import CONFIG, ENDLESS, JOB, PRESET, finished, stepped, with_config
 
 
@@ -31,14 +31,14 @@ def start(models):
     """Start a job, among visitors and under a lock of the test's own."""
     turn = threading.Lock()
     worker = SimpleNamespace(train=lambda job, stop: train(lambda: models, job, stop, turn))
-    sessions = Sessions(SimpleNamespace(worker=worker))
+    sessions = Sessions(SimpleNamespace(worker=worker, thumbnails=lambda path: ()))
 
     def begin(job=JOB, id="me"):
         return sessions.get(id).train(job)
 
     begin.sessions, begin.turn = sessions, turn
     yield begin
-    for id in list(sessions._sessions):
+    for id in list(sessions._tabs):
         sessions.forget(id)
 
 
@@ -110,14 +110,8 @@ def test_an_owner_has_one_run_and_nobody_elses(start):
 def test_a_forgotten_run_stops_and_takes_its_files_along(start):
     run = stepped(start(ENDLESS))
     start.sessions.forget("me")
-    assert finished(run).state == "stopped" and run.domain.is_file()
-    domain = run.domain
-    del run
-    deadline = time.monotonic() + 10  # its thread may hold it a moment longer
-    while domain.exists() and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.05)
-    assert not domain.exists()
+    finished(run)
+    wait_for(lambda: not run.folder.parent.exists())
 
 
 def test_snapshots_spread_over_a_run_wherever_it_is_stopped():
@@ -164,7 +158,7 @@ def test_a_run_takes_the_plan_that_fits_and_says_so(start, models, monkeypatch):
     needed = estimate(models.generator, models.clips, one_by_one, views)
     assert needed < estimate(models.generator, models.clips, CONFIG, views)
     monkeypatch.setattr(nada.memory, "free_bytes", lambda device: needed)
-    run = finished(start())
+    run = finished(start(id="two"))
     assert run.plan == "To fit into memory: 1 of 2 pictures at once." and run.error is None
     delta = Delta.load(run.domain)
     assert delta.metadata["config"]["micro_batch"] == 1
@@ -181,11 +175,12 @@ def test_a_run_that_no_plan_fits_is_refused_before_its_first_step(start, monkeyp
 
 def test_a_run_goes_on_from_a_domain(start, models):
     first = finished(start())
-    second = finished(start(replace(JOB, target="pencil sketch", start=first.domain)))
+    go_on = replace(JOB, target="pencil sketch", start=first.domain)
+    second = finished(start(go_on, "two"))
     told = Delta.load(second.domain).metadata
     assert (told["target"], told["started_from"]) == ("pencil sketch", "zombie")
     assert torch.equal(second.before, first.before)  # what it is compared with is the base
-    zero = finished(start(replace(JOB, start=first.domain, preset=slow())))
+    zero = finished(start(replace(JOB, start=first.domain, preset=slow()), "three"))
     mine, its = (Delta.load(run.domain).tensors for run in (zero, first))
     assert all((mine[key] - its[key]).abs().max() < 1e-4 for key in its)  # hardly a step further
 

@@ -32,7 +32,7 @@ def test_the_tools_are_the_endpoints_and_answer(server):
     with ThreadPoolExecutor(1) as thread:  # a browser of other tests has this one's event loop
         tools, (info, adapted, refused) = thread.submit(asyncio.run, visit()).result()
     ends = ("adapt", "adapt_once", "sample", "blend", "domain", "info")
-    assert len(tools) == 6 and all(any(name.endswith(end) for name in tools) for end in ends)
+    assert len(tools) == 7 and all(any(name.endswith(end) for name in tools) for end in ends)
     adapt = next(tool for name, tool in tools.items() if name.endswith("adapt"))
     assert {"source", "target", "steps"} <= set(adapt.inputSchema["properties"])
     assert "Train the generator" in adapt.description

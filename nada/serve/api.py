@@ -4,14 +4,17 @@ Names, parameters and what is returned are frozen by a test. The docstrings are 
 `session` is the caller's, which no caller has to give.
 """
 
-import secrets
 from dataclasses import replace
 
+from PIL import Image
+
+from nada.facts import file_name, title
 from nada.presets import SERVED
 from nada.serve.images import columns_for, page_grid
 from nada.serve.jobs import GOING
 from nada.serve.service import Service
-from nada.serve.sessions import Session, Sessions
+from nada.serve.session import Session
+from nada.serve.sessions import Sessions
 from nada.serve.validate import check_file
 from nada.serve.view import status
 from nada.settings import Setting
@@ -52,18 +55,23 @@ class Api:
             domain_file: A domain to go on from; none for the generator itself.
         Returns:
             pairs: A picture, above the frozen generator, below the adapted one, the same seeds.
-            status: state, step, steps, seconds, eta, loss, terms, layers, message, hints.
+            status: state, step, steps, seconds, eta, loss, terms, layers, before_it (runs that
+                have their turn earlier), message, hints.
             domain_file: At the end, the safetensors file with the changed weights.
         """
         start = None if domain_file is None else check_file("domain_file", domain_file)
         job, hints = self.service.job(settings, start), self.service.hints(settings)
-        run, drawn, grid = session.train(job, self.service), None, None
-        for state in run.follow():
-            if run.after is not drawn:
-                drawn = run.after
-                grid = page_grid(run.pairs(), len(drawn))
-            file = str(run.domain) if run.domain and state not in GOING else None
-            yield grid, status(run, state, hints), file
+        run, drawn, grid = session.train(job, self.service, hints, keep=False), None, None
+        try:
+            for state in run.follow():
+                if run.after is not drawn:
+                    drawn = run.after
+                    grid = _shown(session, page_grid(run.pairs(), len(drawn)), "pairs.png")
+                file = str(run.domain) if run.domain and state not in GOING else None
+                yield grid, status(run, state), file
+        finally:
+            run.stop.set()
+            run.let_go_of_images()
 
     def adapt_once(self, session: Session, domain_file=None, **settings):
         *_, last = self.adapt(session, domain_file, **settings)
@@ -73,7 +81,7 @@ class Api:
         "stream how it goes", "answer once, at the end"
     )
 
-    def sample(self, seeds, domain_file=None, strength=1.0, truncation=0.7):
+    def sample(self, session: Session, seeds, domain_file=None, strength=1.0, truncation=0.7):
         """Pictures of seeds, by the base generator or by a domain at some strength.
 
         Parameters:
@@ -85,7 +93,7 @@ class Api:
             samples: The pictures in one grid.
         """
         images = self.service.sample(seeds, domain_file, strength, truncation)
-        return page_grid(images, columns_for(len(images)))
+        return _shown(session, page_grid(images, columns_for(len(images))), "samples.png")
 
     def blend(self, session: Session, domain_files=None, weights="", seeds="1-8", truncation=0.7):
         """Mix up to three domains into one.
@@ -100,8 +108,9 @@ class Api:
             domain_file: The mix as a domain file.
         """
         images, mixed = self.service.blend(domain_files, weights, seeds, truncation)
-        mixed.save(path := session.path(f"{secrets.token_hex(4)}.safetensors"))
-        return page_grid(images, columns_for(len(images))), str(path)
+        mixed.save(path := session.shown(file_name(title(mixed.metadata))))
+        grid = page_grid(images, columns_for(len(images)))
+        return _shown(session, grid, "samples.png"), str(path)
 
     def domain(self, domain_file=None):
         """Describe a domain file.
@@ -114,10 +123,25 @@ class Api:
         """
         return self.service.describe(domain_file)
 
-    def info(self):
-        """What this server runs, and what may be asked for.
+    def forget(self, session: Session):
+        """Stop your run and remove all that this session keeps on the server.
 
         Returns:
-            info: generator, size, fingerprint, clip, words, device, layers, limits, examples.
+            forgotten: true.
         """
-        return self.service.info(len(self.sessions))
+        self.sessions.drop(session)
+        return True
+
+    def info(self):
+        """What this server runs, what may be asked for, and what it holds now.
+
+        Returns:
+            info: generator, size, fingerprint, clip, words, device, layers, limits, examples,
+                visitors, domains, runs, bytes.
+        """
+        return self.service.info(self.sessions.usage())
+
+
+def _shown(session: Session, picture: Image.Image, name: str) -> str:
+    picture.save(path := session.shown(name))
+    return str(path)

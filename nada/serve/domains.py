@@ -1,5 +1,7 @@
 """The domains that a visitor keeps: files in a folder, bounded in number and bytes."""
 
+import contextlib
+import json
 import secrets
 import shutil
 import threading
@@ -7,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nada.delta import Delta
+from nada.delta import Delta, DeltaError
 from nada.facts import file_name, title
 
 MAX_DOMAINS = 12  # of a visitor
 MAX_BYTES = 512 * 2**20  # of one visitor's domains
+CARD = "card.json"  # beside each domain, what else its card shows
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,30 @@ class KeptDomains:
     """The domains of one visitor by their ids, the oldest first.
 
     Args:
-        folder: where their files lie.
+        folder: where their files lie; made with the first.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._domains: dict[str, KeptDomain] = {}
         self._lock = threading.Lock()
+
+    def find(self) -> None:
+        """Keep what an earlier server left; what cannot be read goes."""
+        for card in sorted(self.folder.glob(f"*/{CARD}"), key=lambda card: card.stat().st_mtime):
+            try:
+                (path,) = card.parent.glob("*.safetensors")
+                thumbnails = tuple(json.loads(card.read_text())["thumbnails"])
+                delta = Delta.load(path)
+            except (DeltaError, OSError, ValueError, LookupError):
+                continue
+            id = card.parent.name
+            self._domains[id] = KeptDomain(
+                id, path, delta.base_fingerprint, delta.metadata, thumbnails
+            )
+        for folder in self.folder.glob("*/"):
+            if folder.name not in self._domains:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def __len__(self) -> int:
         return len(self._domains)
@@ -79,8 +99,11 @@ class KeptDomains:
         try:
             delta.save(path)
             images = tuple(thumbnails(path))
+            (path.parent / CARD).write_text(json.dumps({"thumbnails": images}))
         except BaseException:
             shutil.rmtree(path.parent, ignore_errors=True)
+            with contextlib.suppress(OSError):  # there are others in it
+                self.folder.rmdir()
             raise
         domain = KeptDomain(id, path, delta.base_fingerprint, delta.metadata, images)
         with self._lock:

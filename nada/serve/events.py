@@ -5,15 +5,25 @@ what changes: a value, or a `Change` of more than the value, by the name of the 
 not named stays as it is.
 """
 
-import time
+import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nada.presets import SERVED
 from nada.serve.generators import GeneratorChoices
 from nada.serve.images import page_grid
-from nada.serve.sessions import Session
-from nada.serve.validate import MAX_MIX, SNAPSHOT, BadInput, check_number
+from nada.serve.jobs import TrainingRun
+from nada.serve.session import Session
+from nada.serve.validate import (
+    MAX_MIX,
+    SNAPSHOT,
+    STRENGTH,
+    TRUNCATION,
+    BadInput,
+    check_number,
+    check_setting,
+)
 from nada.serve.view import (
     cards,
     chart,
@@ -29,6 +39,17 @@ from nada.serve.view import (
 # names of components
 SETTINGS = tuple(SERVED)  # of a run, but its prompts
 WEIGHTS = tuple(f"weight_{i + 1}" for i in range(MAX_MIX))  # of a mix
+
+SHOWN = {"strength": STRENGTH, "sample_truncation": TRUNCATION}
+LOOK = {"seeds": "1-8", "strength": 1.0, "sample_truncation": 0.7}  # of a page that just opened
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A page: the id that lasts as long as it does, and from where it was opened."""
+
+    id: str
+    address: str | None
 
 
 @dataclass(frozen=True)
@@ -51,21 +72,26 @@ class PageEvents:
     def __init__(self, choices: GeneratorChoices):
         self.choices = choices
 
-    # Opening, choosing a generator, closing
+    # Opening, choosing a generator, forgetting
 
-    def greet(self, session: Session, seeds, sample_truncation) -> Iterator[dict]:
-        """The page opens: what is awaited, then the base's images and what is served."""
-        worker = session.service.worker
-        while not worker.is_ready:
-            yield {"foot": loading(worker.download)}
-            time.sleep(0.5)
-        yield {
-            "foot": foot(session.service.info()),
-            "k": Change(_settings(session)["k"]),
-            **self.look(session, seeds, 1.0, sample_truncation),
-        }
+    def greet(self, visit: Visit, key, link) -> Iterator[dict]:
+        """The page opens: what is awaited, then the page as its visitor left it.
 
-    def choose(self, session: Session, generator, seeds, sample_truncation) -> Iterator[dict]:
+        key: the browser's secret. link: JSON of what the page's address asks for, see `page.js`.
+        """
+        session = self.choices.sessions.come_back(visit.id, key, visit.address)
+        session.recover()
+        for download in self.choices.return_to(session):
+            yield {"foot": loading(download)}
+        session.recover_runs()
+        changes, is_back = self._arrive(session), bool(session.form)
+        if is_back:
+            for name, value in _form(session).items():
+                props = changes[name].props if name in SETTINGS else {}
+                changes[name] = Change({**props, "value": value})
+        yield {**changes, **_last_run(session), **_asked(link, is_back)}
+
+    def choose(self, session: Session, generator) -> Iterator[dict]:
         """Another generator for a visitor: its download, then the page as it suits it; or why it
         cannot be had, and the choice as it was."""
         try:
@@ -75,19 +101,20 @@ class PageEvents:
             chosen = self.choices.name_of(session.service)
             yield {"loading": refusal(error), "generator": chosen}
         else:
-            arrived = self._arrive(session, seeds, sample_truncation)
-            yield {"loading": "", "generator": generator, **arrived}
+            session.remember({"strength": 1.0})
+            yield {"loading": "", "strength": 1.0, **self._arrive(session)}
 
-    def _arrive(self, session: Session, seeds, sample_truncation) -> dict:
-        """The page of a generator just chosen."""
+    def _arrive(self, session: Session) -> dict:
+        """The page as it suits a visitor's generator, without a run."""
         base = session.service.options.base
         settings = _settings(session)
         return {
             "foot": foot(session.service.info()),
+            "generator": self.choices.name_of(session.service),
+            "status": None,
             "run": "",
             "snapshot": _snapshots([]),
-            "strength": 1.0,
-            **self.look(session, seeds, 1.0, sample_truncation),
+            **self._look(session),
             **_library(session),
             "strip": HIDDEN,
             "film": HIDDEN,
@@ -95,9 +122,16 @@ class PageEvents:
             **{f"examples_{one}": Change({"visible": one == base}) for one in self.choices.bases},
         }
 
-    def leave(self, session: Session) -> None:
-        """The page closes."""
-        self.choices.sessions.leave(session)
+    def forget_all(self, session: Session, visit: Visit, key) -> dict:
+        """All that is the visitor's goes, and the page is as new, with a new key; nothing happens
+        without one."""
+        if not key:
+            return {}
+        sessions, service = self.choices.sessions, session.service
+        sessions.drop(session)
+        session = sessions.come_back(visit.id, key, visit.address)
+        session.service = service
+        return {"strength": 1.0, **self._arrive(session)}
 
     # A run
 
@@ -118,31 +152,49 @@ class PageEvents:
     def train(
         self, session: Session, start, seeds, sample_truncation, **settings
     ) -> Iterator[dict]:
-        """A run, while it goes on."""
+        """A run, from its place in the line to its end."""
         job = session.job(settings, start, seeds, sample_truncation)
-        hints = session.service.hints(settings)
-        run, drawn = session.train(job), None
-        for state in run.follow():
-            changes = {"status": status(run, state, hints), "run": chart(run, state, hints)}
-            if run.after is not drawn:
-                before = run.before if drawn is None else None
-                drawn = run.after
-                changes["pairs"] = pairs(job.preset.config.preview_seeds, before, drawn)
-            yield changes
+        session.train(job, hints=session.service.hints(settings))
+        yield from self.watch(session)
 
-    def settle(self, session: Session, seeds, sample_truncation) -> dict:
-        """After a run, also a stopped one: what there is of it."""
-        run = session.settle()
-        if run is None:
-            return {}
-        return {
-            "status": status(run, run.state),
-            "run": chart(run, run.state),
-            "snapshot": _snapshots(list(run.snapshots)),
-            "strength": 1.0,
-            **self.look(session, seeds, 1.0, sample_truncation),
-            **_library(session),
-        }
+    def watch(self, session: Session) -> Iterator[dict]:
+        """The run that goes on, if one does, for who just came too; and the one that another page
+        of the visitor's starts meanwhile."""
+        if not session.is_training:
+            yield {}
+            return
+        run = None
+        while session.run and session.run is not run:
+            run = session.run
+            yield from self._follow(session, run)
+
+    def _follow(self, session: Session, run: TrainingRun) -> Iterator[dict]:
+        drawn = failure = None
+        try:
+            for state in run.follow():
+                changes = {"status": status(run, state), "run": chart(run, state)}
+                if run.after is not None and run.after is not drawn:
+                    before = run.before if drawn is None else None
+                    drawn = run.after
+                    changes["pairs"] = pairs(run.job.preset.config.preview_seeds, before, drawn)
+                yield changes
+        except Exception as error:  # told once all the rest has been
+            failure = error
+        if session.run is run:
+            run.let_go_of_images()
+            session.remember({"strength": 1.0})
+            yield {
+                **_last_run(session),
+                "strength": 1.0,
+                **self._look(session),
+                **_library(session),
+            }
+        if failure:
+            raise failure
+
+    def stop(self, session: Session) -> None:
+        """The run ends with what it has."""
+        session.stop()
 
     # Looking
 
@@ -150,10 +202,19 @@ class PageEvents:
         """Pairs of what the visitor looks at."""
         return {"pairs": pairs(*session.explore(seeds, strength, sample_truncation))}
 
+    def _look(self, session: Session) -> dict:
+        """Pairs as the fields of the visitor's page say, or as those of a new one."""
+        look = {name: session.form.get(name, value) for name, value in LOOK.items()}
+        try:
+            return self.look(session, **look)
+        except BadInput:
+            return self.look(session, **LOOK)
+
     def more(self, session: Session, seeds, strength, sample_truncation) -> dict:
         """The next eight seeds, and their pairs."""
         last = max(session.explore(seeds, strength, sample_truncation)[0])
         seeds = f"{last + 1}-{last + 8}"
+        session.remember({"seeds": seeds})
         return {"seeds": seeds, **self.look(session, seeds, strength, sample_truncation)}
 
     def back(self, session: Session, snapshot, seeds, strength, sample_truncation) -> dict:
@@ -164,7 +225,8 @@ class PageEvents:
     def strip(self, session: Session, seeds, sample_truncation) -> dict:
         """The images from the source to the domain."""
         strip = page_grid(*session.strip(seeds, sample_truncation))
-        return {"strip": Change({"value": strip, "visible": True})}
+        strip.save(path := session.shown("strip.png"))
+        return {"strip": Change({"value": str(path), "visible": True})}
 
     def film(self, session: Session, seeds, strength, sample_truncation) -> dict:
         """The film of seeds and strengths."""
@@ -205,6 +267,47 @@ class PageEvents:
         """The mix as a domain of its own."""
         session.keep_mix()
         return _library(session)
+
+
+def _form(session: Session) -> dict:
+    """What the fields of the form held when the visitor left, as far as it can be used."""
+    fields = {}
+    for name, value in session.form.items():
+        with contextlib.suppress(BadInput):
+            if name in SETTINGS:
+                fields[name] = check_setting(name, value)
+            elif name in SHOWN:
+                fields[name] = check_number(name, SHOWN[name], value)
+            elif name in ("source", "target", "seeds"):
+                fields[name] = str(value)
+    return fields
+
+
+def _asked(link, is_back: bool) -> dict:
+    """The fields that a page's address asks for; one that the page itself wrote asks for nothing
+    where the visitor's form is there."""
+    try:
+        asked = json.loads(link) if isinstance(link, str) and len(link) < 10_000 else None
+    except (ValueError, RecursionError):
+        asked = None
+    if not isinstance(asked, dict) or (asked.get("own") and is_back):
+        return {}
+    texts = {name: asked[name] for name in ("source", "target") if isinstance(asked.get(name), str)}
+    with contextlib.suppress(BadInput):
+        return {**texts, "seed": check_setting("seed", asked.get("seed"))}
+    return texts
+
+
+def _last_run(session: Session) -> dict:
+    """What is left of a run, if there is one."""
+    run = session.run
+    if run is None:
+        return {}
+    return {
+        "status": status(run, run.state),
+        "run": chart(run, run.state),
+        "snapshot": _snapshots(list(run.snapshots)),
+    }
 
 
 def _settings(session: Session) -> dict[str, dict]:

@@ -12,10 +12,12 @@ from dataclasses import replace
 
 from nada.formats.catalogue import CATALOGUE, servable
 from nada.formats.messages import quote
-from nada.serve.jobs import TICK
+from nada.serve.disk import Home
+from nada.serve.line import TICK
 from nada.serve.models import Download, Options, gpu_of
 from nada.serve.service import Service
-from nada.serve.sessions import KEEP_SECONDS, Session, Sessions
+from nada.serve.session import Session
+from nada.serve.sessions import KEEP_SECONDS, Sessions
 from nada.serve.validate import BadInput
 
 
@@ -32,6 +34,7 @@ class GeneratorChoices:
             choice.
         gpu: see `nada.serve.worker.Worker`.
         keep_seconds: for how long a visitor is remembered.
+        home: where the server's files lie, see `nada.serve.sessions.Sessions`.
     """
 
     def __init__(
@@ -40,9 +43,10 @@ class GeneratorChoices:
         sources: Sequence[str] = (),
         gpu: Callable | None = None,
         keep_seconds: float = KEEP_SECONDS,
+        home: Home | None = None,
     ):
         self.first = Service(options, gpu)
-        self.sessions = Sessions(self.first, keep_seconds)
+        self.sessions = Sessions(self.first, keep_seconds, home)
         self._services: dict[str, Service] = {}
         for source in dict.fromkeys((*sources, options.generator)):
             other = replace(options, generator=source, reason="")
@@ -78,16 +82,24 @@ class GeneratorChoices:
         """
         service = self._service(name)
         _check_idle(session)
-        loading = _in_background(service.worker.models)
-        while not loading.done():
-            yield service.worker.download
-            time.sleep(TICK)
-        try:
-            loading.result()
-        except ValueError as error:
-            raise BadInput("generator", str(error)) from error
+        yield from _load(service)
         _check_idle(session)  # they may have begun one meanwhile
         session.work_with(service)
+        session.remember({"generator": name})
+
+    def return_to(self, session: Session) -> Iterator[Download | None]:
+        """Load the generator that a visitor who comes back works with, and report its download;
+        the first one, which the server loads by itself, where theirs is not to be had any more."""
+        service = self._services.get(session.form.get("generator"), session.service)
+        try:
+            if service is not self.first:
+                yield from _load(service)
+            session.service = service
+        except BadInput:
+            session.work_with(self.first)
+        while not session.service.worker.is_ready:
+            yield session.service.worker.download
+            time.sleep(TICK)
 
     def _service(self, name) -> Service:
         if not isinstance(name, str) or name not in self._services:
@@ -99,6 +111,22 @@ class GeneratorChoices:
 def offered(options: Options, lent: bool = False) -> list[str]:
     """The named generators that this machine can serve; `lent` as `gpu_of` takes it."""
     return [entry.name for entry in servable(gpu_of(options.device, lent))]
+
+
+def _load(service: Service) -> Iterator[Download | None]:
+    """Load the models of a service, and report their download.
+
+    Raises:
+        BadInput: they cannot be had.
+    """
+    loading = in_background(service.worker.models)
+    while not loading.done():
+        yield service.worker.download
+        time.sleep(TICK)
+    try:
+        loading.result()
+    except ValueError as error:
+        raise BadInput("generator", str(error)) from error
 
 
 def _check_idle(session: Session) -> None:
@@ -116,7 +144,7 @@ def _name(source: str) -> str:
     return f"{name} (file)" if name in CATALOGUE else name
 
 
-def _in_background(work: Callable) -> Future:
+def in_background(work: Callable) -> Future:
     """Work in a thread that does not keep the server from ending."""
     future = Future()
 

@@ -25,6 +25,13 @@ def page_grid(images: Tensor, columns: int) -> Image.Image:
     return grid
 
 
+def shrunk(images: Tensor, side: int) -> Tensor:
+    """Images [N, 3, H, W] of `side` pixels at most, as they are where they are smaller."""
+    if images.shape[-1] <= side:
+        return images
+    return F.interpolate(images, (side, side), mode="bicubic", antialias=True).clamp(-1, 1)
+
+
 def columns_for(count: int) -> int:
     """Columns of a grid that is a little wider than high."""
     return next((n for n in (4, 5, 6) if count <= 2 * n), 6) if count > 4 else count

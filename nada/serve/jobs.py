@@ -1,21 +1,22 @@
 """Adaptation in the background: jobs in threads, for programs that serve several people at once.
 
 `train` does the work and reports it as events of plain data on the CPU, so that it may run in
-another process as well. A `TrainingRun` follows it in a thread and keeps what there is: the latest
-images, the last good snapshots, the domain file. A flag that is read between two steps stops it, so
-that a Stop button, a closed page and a lost client all mean the same, and what was trained by then
-is kept. Runs share what nobody writes to, the base generator and CLIP.
+another process as well. A `TrainingRun` waits in a thread for its turn, follows the work and keeps
+what there is: the latest images, the last good snapshots, the domain file. Who looks on may come
+and go. A flag that is read between two steps stops it, and what was trained by then is kept. Runs
+share what nobody writes to, the base generator and CLIP.
 """
 
 import contextlib
 import contextvars
 import copy
 import ctypes
-import tempfile
+import shutil
 import threading
 import time
+import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,19 +25,26 @@ import torch
 from torch import Tensor
 
 from nada.adapt import DivergedError, Progress, adapt
-from nada.delta import Delta, blend, diff
+from nada.delta import Delta, DeltaError, blend, diff
 from nada.facts import file_name, measured_facts, run_facts
 from nada.generator import Generator
 from nada.memory import fit_preset
 from nada.presets import Preset, prepare
 from nada.sample import sample
+from nada.serve.disk import linked
+from nada.serve.images import LARGE, shrunk
+from nada.serve.line import TICK, LinePlace
 from nada.serve.models import ServedModels
 
 MAX_SECONDS = 30 * 60  # of one run
 MAX_SNAPSHOTS = 8  # kept of one run, however long it is
 SNAPSHOT_BYTES = 256 * 2**20  # on disk, for one run
-TICK = 0.4  # seconds between two looks at a run, which bounds how long Stop takes
-GOING = ("starting", "running")  # the states of a run that has not ended
+KEPT = "kept"
+GOING = ("waiting", "starting", "running")  # the states of a run that has not ended
+FULL = (
+    "The server's disk is full: {}. Forget domains that you do not need, or try again in a few "
+    "minutes."
+)
 
 LoadModels = Callable[[], ServedModels]
 
@@ -61,7 +69,7 @@ class TrainingEvent:
     """What `train` reports; None for what has not changed. All tensors are on the CPU.
 
     Args:
-        before: images [N, 3, H, W] of the preview seeds by the base generator.
+        before: images [N, 3, H, W] of the preview seeds by the base generator, LARGE at most.
         after: the same by the trained generator.
         progress: of the latest step.
         snapshot: the domain as it is after that step.
@@ -79,18 +87,23 @@ class TrainingEvent:
     plan: str | None = None
 
 
+class DiskFull(OSError):
+    """A domain that there is no room for; the message is a sentence for the visitor."""
+
+
 class StopFile:
-    """A flag that other processes see too: a file. `set` and `is_set` as of a threading.Event."""
+    """A flag that other processes see too: a file that is there until the flag is set, since a
+    file can be removed when the disk is full. `set` and `is_set` as of a threading.Event."""
 
     def __init__(self, path: Path):
         self.path = path
+        path.touch()
 
     def set(self) -> None:
-        with contextlib.suppress(OSError):  # the folder may be gone, and the run with it
-            self.path.touch()
+        self.path.unlink(missing_ok=True)
 
     def is_set(self) -> bool:
-        return self.path.exists() or not self.path.parent.exists()
+        return not self.path.exists()
 
 
 def train(
@@ -131,7 +144,7 @@ def train(
             if step is None:
                 break
             progress = step
-            preview = step.preview if step.preview is None else step.preview.cpu()
+            preview = None if step.preview is None else shrunk(step.preview.cpu(), LARGE)
             yield TrainingEvent(None, preview, replace(step, preview=None), snapshot)
     except DivergedError as diverged:  # the last good weights are left, and worth keeping
         end, error = "failed", diverged
@@ -161,7 +174,7 @@ def snapshot_to_drop(steps: list[int]) -> int:
 
 def _preview(generator: Generator, job: Job) -> Tensor:
     config = job.preset.config
-    return sample(generator, config.preview_seeds, config.preview_psi).cpu()
+    return shrunk(sample(generator, config.preview_seeds, config.preview_psi).cpu(), LARGE)
 
 
 def _delta(
@@ -180,30 +193,46 @@ Train = Callable[[Job, StopFile], Iterator[TrainingEvent]]
 
 
 class TrainingRun:
-    """One job in a thread of its own, started at once.
+    """One job in a thread of its own, started at once; it trains when its turn comes.
 
     Set `stop` to end it after the step it is in; `finished` is set when nothing more will change.
     All else is for reading:
 
-    - `state`: "starting", "running", "finished", "stopped" or "failed"; `error`: why it failed;
+    - `state`: "waiting", "starting", "running", "finished", "stopped" or "failed"; `error`: why it
+      failed;
+    - `before_it`: how many runs have their turn earlier, while it waits;
     - `progress`, `losses`: the latest step, and the loss of each;
     - `before`, `after`: images [N, 3, H, W] of the preview seeds, None at first;
     - `snapshots`: domain files by step, spread over the run;
-    - `plan`: a sentence where memory is too little for what was asked, or "";
+    - `plan`: a sentence where memory or disk is too little for what was asked, or "";
     - `domain`: the file of changed weights, there once `finished` is set if a step was done.
-
-    The files live as long as the run does.
 
     Args:
         job: what to do.
         training: what to follow, `train` with models and turn filled in.
+        folder: where its files lie, and only they; it goes with `discard`.
+        place: its place in the line.
+        hints: sentences about its settings, for all who look on.
+        last: called with the run in its thread before `finished` is set.
     """
 
-    def __init__(self, job: Job, training: Train):
-        self.job, self.training = job, training
-        self.folder = tempfile.TemporaryDirectory(prefix="nada-")  # goes when the run is let go of
+    def __init__(
+        self,
+        job: Job,
+        training: Train,
+        folder: Path,
+        place: LinePlace,
+        hints: Sequence[str] = (),
+        last: Callable[["TrainingRun"], object] = lambda run: None,
+    ):
+        folder.mkdir(parents=True)
+        if job.start is not None and job.start.exists():  # it may be removed while the run needs it
+            job = replace(job, start=linked(job.start, folder / job.start.name))
+        self.job = job
+        self.training, self.folder, self.place = training, folder, place
+        self.hints = tuple(hints)
         self.born = time.monotonic()
-        self.stop = StopFile(Path(self.folder.name) / "stop")
+        self.stop = StopFile(folder / "go")
         self.finished = threading.Event()
         self.end, self.error = "failed", None  # unless an event says otherwise
         self.plan = ""
@@ -213,6 +242,7 @@ class TrainingRun:
         self.after: Tensor | None = None
         self.snapshots: OrderedDict[int, Path] = OrderedDict()
         self.domain: Path | None = None
+        self._waits, self._discarded, self._last = True, False, last
         context = contextvars.copy_context()  # whose run it is, for a device that is lent by quota
         threading.Thread(target=context.run, args=(self._work,), daemon=True).start()
 
@@ -221,43 +251,85 @@ class TrainingRun:
         """What the run is doing; an end only once nothing will change any more."""
         if self.finished.is_set():
             return self.end
+        if self._waits:
+            return "waiting" if self.before_it else "starting"
         return "running" if self.progress else "starting"
 
+    @property
+    def before_it(self) -> int:
+        """How many runs have their turn before this one."""
+        return self.place.before if self._waits else 0
+
     def follow(self) -> Iterator[str]:
-        """The state now and then, an end last and once; to leave is to stop the run.
+        """The state now and then, an end last and once.
 
         Raises:
             Exception: what the run failed of, if nothing came of it.
         """
-        try:
-            while (state := self.state) in GOING:
-                yield state
-                self.finished.wait(TICK)
-            if self.error and not self.domain:
-                raise self.error
+        while (state := self.state) in GOING:
             yield state
-        finally:
-            self.stop.set()
+            self.finished.wait(TICK)
+        if self.error and not self.domain:
+            raise self.error
+        yield state
 
     def pairs(self) -> Tensor:
         """Images before and after, [2N, 3, H, W], once there are any."""
         return torch.cat([self.before, self.after])
 
+    @property
+    def bytes(self) -> int:
+        """What its images take of memory."""
+        return sum(images.nbytes for images in (self.before, self.after) if images is not None)
+
+    def let_go_of_images(self) -> None:
+        """Free the images of a run that has ended, once all who look on have had them."""
+        if self.finished.is_set():
+            self.before = self.after = None
+
+    def mark_kept(self) -> None:
+        """Note beside the files that what the run made is kept elsewhere; see `unkept`."""
+        with contextlib.suppress(OSError):
+            (self.folder / KEPT).touch()
+
+    def discard(self) -> None:
+        """Stop the run, and remove its files when it has ended."""
+        self._discarded = True
+        self.stop.set()
+        if self.finished.is_set():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def _work(self) -> None:
         event = events = None
         try:
-            with contextlib.closing(self.training(self.job, self.stop)) as events:
-                for event in events:
-                    self._note(event)
-                    time.sleep(0.001)  # a lock is not fair: let others who wait for it have a turn
-            if event is None or event.end is None:
-                raise RuntimeError("The training ended without an event that says so.")
+            if self.place.wait(self.stop):
+                self._waits = False
+                with contextlib.closing(self.training(self.job, self.stop)) as events:
+                    for event in events:
+                        self._note(event)
+                        time.sleep(0.001)  # a lock is not fair: let others who wait have a turn
+                if event is None or event.end is None:
+                    raise RuntimeError("The training ended without an event that says so.")
+            else:
+                self.end = "stopped"
         except Exception as error:  # readers of the run must learn of it, whatever it is
             self.end, self.error = "failed", error
+            traceback.clear_frames(error.__traceback__)  # they hold tensors
+        del event, events  # and with them all that the training used
+        self._finish()
+        _give_back_memory()
+
+    def _finish(self) -> None:
+        """Give way to the next run, and leave what this one made to whoever wants it."""
+        self.place.leave()
+        try:
+            self._last(self)
+        except Exception as error:
+            self.error = self.error or error
         finally:
             self.finished.set()
-        del event, events  # and with them all that the training used
-        _give_back_memory()
+        if self._discarded:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _note(self, event: TrainingEvent) -> None:
         self.before = self.before if event.before is None else event.before
@@ -266,24 +338,64 @@ class TrainingRun:
         if event.progress and event.end is None:
             self.losses.append(event.progress.loss)
             self.progress = event.progress
-        if event.snapshot:
-            self._keep(event.snapshot, event.progress.step, event.end is not None)
         if event.end:
             self.error, self.end = event.error, event.end
+        if event.snapshot:
+            self._keep(event.snapshot, event.progress.step, event.end is not None)
 
     def _keep(self, delta: Delta, step: int, last: bool) -> None:
-        """Write a snapshot; beyond what there is room for, others go (`snapshot_to_drop`)."""
-        path = Path(self.folder.name) / f"{step:05d}" / file_name(self.job.target)
-        delta.save(path)
-        self.snapshots[step] = path
+        """Write a snapshot; beyond what there is room for, others go (`snapshot_to_drop`).
+
+        On a full disk a run goes on without it. The last one takes the room of the others; where
+        that is too little, the latest of them is the domain.
+
+        Raises:
+            DiskFull: there is none.
+        """
+        path = self.folder / f"{step:05d}" / file_name(self.job.target)
+        written = self._write(delta, path)
+        if last and not written:
+            while len(self.snapshots) > 1:
+                self._drop(next(iter(self.snapshots)))
+            written = self._write(delta, path)
+        if written:
+            self.snapshots[step] = path
+        elif last and not self.snapshots:
+            raise DiskFull(FULL.format("the domain could not be saved"))
+        else:
+            self.plan = FULL.format("some snapshots are left out")
         if last:
-            self.domain = path
+            step, self.domain = next(reversed(self.snapshots.items()))
+            if not written:
+                self.plan = FULL.format(f"the domain is that of step {step}")
         sizes = {number: file.stat().st_size for number, file in self.snapshots.items()}
         while len(sizes) > 1 and (
             len(sizes) > MAX_SNAPSHOTS or sum(sizes.values()) > SNAPSHOT_BYTES
         ):
             del sizes[gone := snapshot_to_drop(list(sizes))]
-            self.snapshots.pop(gone).unlink(missing_ok=True)
+            self._drop(gone)
+
+    def _write(self, delta: Delta, path: Path) -> bool:
+        """Save a file whole or not at all; whether there was room for it."""
+        try:
+            delta.save(path)
+        except OSError:
+            shutil.rmtree(path.parent, ignore_errors=True)
+            return False
+        return True
+
+    def _drop(self, step: int) -> None:
+        shutil.rmtree(self.snapshots.pop(step).parent, ignore_errors=True)
+
+
+def unkept(folder: Path) -> Delta | None:
+    """The latest domain in the folder of a run whose process died before it was kept elsewhere."""
+    if (folder / KEPT).exists():
+        return None
+    for path in sorted(folder.glob("*/*.safetensors"), reverse=True):
+        with contextlib.suppress(DeltaError):
+            return Delta.load(path)
+    return None
 
 
 def _give_back_memory() -> None:

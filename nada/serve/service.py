@@ -1,7 +1,7 @@
 """What one server does with one generator, for everybody alike and without a page.
 
 Plain data in and out; `BadInput` and its like for what cannot be done. What belongs to one visitor
-stands in `nada.serve.sessions`.
+stands in `nada.serve.session`.
 """
 
 from collections.abc import Callable, Sequence
@@ -164,8 +164,11 @@ class Service:
         own = self.worker.models().generator, self.worker.loaded().fingerprint
         return describe(delta, fits(delta, *own))
 
-    def info(self, visitors: int = 0) -> dict:
-        """What this server runs: generator, CLIP, device, and what may be asked for."""
+    def info(self, usage: dict | None = None) -> dict:
+        """What this server runs: generator, CLIP, device, and what may be asked for.
+
+        usage: what it holds now, see `nada.serve.sessions.Sessions.usage`.
+        """
         models, loaded = self.worker.models(), self.worker.loaded()
         generator, clip = models.generator, models.clips[0]
         return {
@@ -185,7 +188,7 @@ class Service:
             "methods": list(SELECTORS),
             "limits": limits(),
             "examples": examples(self.options.base),
-            "visitors": visitors,
+            **(usage or {}),
         }
 
 

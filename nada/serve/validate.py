@@ -16,7 +16,8 @@ from nada.memory import TooLittleMemory
 from nada.presets import SERVED, Preset
 from nada.prompts import FILLERS
 from nada.sample import ImageError, parse_seeds
-from nada.serve.jobs import Job
+from nada.serve.jobs import DiskFull, Job
+from nada.serve.line import LineFull
 from nada.serve.models import ServedModels
 from nada.settings import Range, Setting
 
@@ -36,7 +37,16 @@ class BadInput(ValueError):
 
 
 # errors that are sentences
-SPOKEN = (BadInput, PromptError, DeltaError, DivergedError, ImageError, TooLittleMemory)
+SPOKEN = (
+    BadInput,
+    PromptError,
+    DeltaError,
+    DivergedError,
+    ImageError,
+    TooLittleMemory,
+    LineFull,
+    DiskFull,
+)
 
 
 def _shown(label: str, low: float, high: float, step: float) -> Setting:

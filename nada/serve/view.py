@@ -61,13 +61,12 @@ def pairs(seeds: Sequence[int], before: Tensor | None, after: Tensor | None) -> 
 # A run
 
 
-def status(run: TrainingRun, state: str, hints: Sequence[str] = ()) -> dict:
+def status(run: TrainingRun, state: str) -> dict:
     """How a run stands, as scripts read it.
 
     Args:
         run: the run.
         state: that of the run, read once for all that is said of it, since it may change.
-        hints: sentences about its settings.
     """
     progress, steps = run.progress, run.job.preset.config.steps
     return {
@@ -79,8 +78,9 @@ def status(run: TrainingRun, state: str, hints: Sequence[str] = ()) -> dict:
         "loss": progress.loss if progress else None,
         "terms": dict(progress.terms) if progress else {},
         "layers": list(progress.layers) if progress else [],
+        "before_it": run.before_it,
         "message": message(run, state),
-        "hints": [hint for hint in (run.plan, *hints) if hint],
+        "hints": [hint for hint in (run.plan, *run.hints) if hint],
     }
 
 
@@ -88,7 +88,9 @@ def message(run: TrainingRun, state: str) -> str:
     """How a run stands, in a sentence."""
     step, steps = (run.progress.step if run.progress else 0), run.job.preset.config.steps
     left = "the domain file holds what was trained" if step else "nothing has changed"
+    before = "1 run is" if run.before_it <= 1 else f"{run.before_it} runs are"
     return {
+        "waiting": f"Waiting: {before} before this one.",
         "starting": "Getting ready.",
         "running": f"Training: step {step} of {steps}.",
         "finished": f"Done: {steps} steps. The domain file is yours to keep.",
@@ -102,10 +104,10 @@ def reason(run: TrainingRun) -> str:
     return f"{run.error} " if isinstance(run.error, SPOKEN) else ""
 
 
-def chart(run: TrainingRun, state: str, hints: Sequence[str] = ()) -> str:
+def chart(run: TrainingRun, state: str) -> str:
     """JSON for the page's account of a run: its status and its losses, one per step."""
     more = {"losses": list(run.losses), "reason": reason(run).strip()}
-    return json.dumps(status(run, state, hints) | more)
+    return json.dumps(status(run, state) | more)
 
 
 def hint_list(hints: Sequence[str]) -> str:

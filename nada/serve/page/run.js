@@ -11,6 +11,7 @@ function make(tag, className, text) {
 }
 
 function sentence(run) {
+  if (run.state === "waiting") return `${texts.waiting} ${run.before_it}`;
   const count = run.state === "starting" ? "" : ` ${run.step}/${run.steps}.`;
   const over = ["finished", "stopped", "failed"].includes(run.state);
   const rest = over ? ` ${run.step ? texts.kept : texts.unchanged}` : "";
@@ -62,7 +63,7 @@ function draw() {
   }
   place.className = `run ${run.state}`;
   const said = make("p", "said", sentence(run));
-  said.setAttribute("aria-live", run.state === "running" ? "off" : "polite");
+  said.setAttribute("aria-live", ["running", "waiting"].includes(run.state) ? "off" : "polite");
   const parts = [said, bar(run), facts(run)];
   for (const hint of run.hints) parts.push(make("p", "hint", hint));
   if (run.losses.length > 1) parts.push(curve(run.losses, run.steps));
