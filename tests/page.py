@@ -64,7 +64,7 @@ def visits(browser: Browser, server):
     yield visit
     for context in visit.contexts:
         context.close()
-    assert visit.wrong == []
+    assert visit.wrong == [], visit.wrong
 
 
 def button(page, name: str):
