@@ -60,11 +60,11 @@ def environment(**changes) -> dict[str, str]:
 
 
 def run(*arguments, cwd: Path, program=PROGRAM, **options) -> subprocess.CompletedProcess:
-    """A command that ends by itself."""
+    """A command that ends by itself; a busy machine may take its time."""
     env = options.pop("env", environment())
     return subprocess.run(
         [*program, *map(str, arguments)],
-        cwd=cwd, env=env, capture_output=True, text=True, timeout=120, **options,
+        cwd=cwd, env=env, capture_output=True, text=True, timeout=800, **options,
     )  # fmt: skip
 
 
@@ -325,6 +325,7 @@ def peak(*arguments, cwd: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_thousand_images_take_no_more_memory_than_a_hundred(tmp_path):
     few = peak("sample", "--seeds", "0-99", "--folder", "few", cwd=tmp_path)
     many = peak("sample", "--seeds", "0-999", "--folder", "many", cwd=tmp_path)
@@ -334,6 +335,7 @@ def test_a_thousand_images_take_no_more_memory_than_a_hundred(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_film_of_a_thousand_frames_takes_no_more_memory_than_one_of_a_hundred(tmp_path):
     few = peak("film", "--seeds", "1-3", "--between", "17", "--out", "few.mp4", cwd=tmp_path)
     many = peak("film", "--seeds", "1-3", "--between", "167", "--out", "many.mp4", cwd=tmp_path)
