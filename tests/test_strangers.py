@@ -133,7 +133,7 @@ REFUSED = {
     "a foreign tensor": ({"tensors": named(ATTACK)}, "not a tensor of a generator"),
     "a tensor's endless name": ({"tensors": named("noises." + "a" * 10**6)}, "not a tensor|domain"),
     "many tensors": ({"tensors": named(*(f"noises.{i}" for i in range(3000)))}, "3000 tensors"),
-    "endless tensors": ({"tensors": named(*(f"noises.{i}" for i in range(20_000)))}, "not a domain"),
+    "endless tensors": ({"tensors": named(*(f"noises.{i}" for i in range(20000)))}, "not a domain"),
 }  # fmt: skip
 # What is read, but is not of the generator that is served
 FOREIGN = {
