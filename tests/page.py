@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shutil
+import time
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -37,6 +38,13 @@ class Visits:
         """Open the page in a window of its own; returns when the models are there."""
         context = self.browser.new_context(viewport={"width": width, "height": 900}, **options)
         self.contexts.append(context)
+        return self._open(context, query)
+
+    def tab(self, page: Page) -> Page:
+        """Another tab of a page's window."""
+        return self._open(page.context, "")
+
+    def _open(self, context, query: str) -> Page:
         page = context.new_page()
         page.set_default_timeout(SLOW)
         expect.set_options(timeout=SLOW)
@@ -65,6 +73,26 @@ def visits(browser: Browser, server):
     for context in visit.contexts:
         context.close()
     assert visit.wrong == [], visit.wrong
+
+
+LEAVING = re.compile(r"AbortError|Connection errored|ERR_|network error|Server stopped")
+
+
+@contextlib.contextmanager
+def going_away(page):
+    """The page goes and comes back meanwhile, and what gradio says of its cut lines is no error."""
+    wrong = list(page.wrong)
+    yield
+    expect(page.locator("#foot")).to_contain_text("operations")
+    page.wrong[:] = wrong + [said for said in page.wrong[len(wrong) :] if not LEAVING.search(said)]
+
+
+def reload(page) -> float:
+    """Load the page anew; the time when that began."""
+    with going_away(page):
+        began = time.monotonic()
+        page.reload()
+    return began
 
 
 def button(page, name: str):
