@@ -126,16 +126,16 @@ def answering(method: Callable, sessions: Sessions, outside: Callable = lambda v
     ]
 
     def called(args, kwargs):
-        values = dict(zip(signature.parameters, args))
+        values = {**dict(zip(signature.parameters, args)), **kwargs}
         if "session" in values:
             request = values["session"]
             values["session"] = sessions.get(request.session_hash, address_of(request))
-            values["session"].remember({n: v for n, v in kwargs.items() if n in REMEMBERED})
+            values["session"].remember({n: v for n, v in values.items() if n in REMEMBERED})
         if "visit" in values:
             values["visit"] = Visit(values["visit"].session_hash, address_of(values["visit"]))
         if "event" in values:
             values["event"] = values["event"]._data
-        return method(**values, **kwargs)
+        return method(**values)
 
     def answer(*args, **kwargs):
         with sentences():

@@ -6,6 +6,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
+from tests.cable import Cable
 from tests.page import (
     WIDTHS,
     adapt,
@@ -18,6 +19,7 @@ from tests.page import (
     picture,
     reload,
     shoot,
+    visits,
 )
 
 SOON = 3.0  # seconds in which all is there again
@@ -83,20 +85,35 @@ def test_a_reload_loses_nothing(page, tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_seconds_without_a_line_lose_nothing(page):
-    adapt(page, 4, "zombie")
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_ten_seconds_without_a_line_lose_nothing(browser, server, width):
+    cable = Cable(server)
+    with visits(browser, cable) as visit:
+        page = visit(width)
+        adapt(page, 4, "zombie")
+        runs(page)
+        step = goes_on(page)
+        with going_away(page):
+            cable.cut()
+            page.wait_for_timeout(10_000)
+            expect(page.get_by_text("Connection to the server was lost")).to_be_visible()
+            with page.expect_navigation():  # gradio's own: it loads the page anew
+                cable.mend()
+                began = time.monotonic()
+        assert goes_on(page) > step and time.monotonic() - began < 2 + SOON * BUSY
+        expect(page.locator(".card")).to_have_count(1)
+        page.keyboard.press("Escape")
+        expect(page.locator(".card")).to_have_count(2)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_while_its_page_is_closed_for_a_moment(visit):
+    page = visit()
     runs(page)
     step = goes_on(page)
-    with going_away(page):
-        page.context.set_offline(True)
-        page.wait_for_timeout(10_000)
-        with page.expect_navigation():  # gradio's own: it loads the page anew
-            page.context.set_offline(False)
-            began = time.monotonic()
-    assert goes_on(page) > step and time.monotonic() - began < 2 + SOON * BUSY
-    expect(page.locator(".card")).to_have_count(1)
-    page.keyboard.press("Escape")
-    expect(page.locator(".card")).to_have_count(2)
+    page.close()
+    time.sleep(5)
+    assert goes_on(visit.tab(page)) > step
 
 
 def test_a_second_tab_shows_the_same(visit):
@@ -112,9 +129,8 @@ def test_a_second_tab_shows_the_same(visit):
     for one in (page, second):
         expect(one.locator(".run.stopped")).to_be_visible()
         expect(one.locator(".card")).to_have_count(2)
-    with going_away(page):
-        page.reload()
-    second.close()  # the first is still here, and what it made
+    second.close()
+    reload(page)
     expect(page.locator(".card")).to_have_count(2)
 
 
