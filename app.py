@@ -30,6 +30,7 @@ with ending_in_a_sentence("app.py"):  # gradio reads its surroundings when it is
 import argparse
 import html
 import inspect
+import ipaddress
 import logging
 import math
 import re
@@ -526,12 +527,24 @@ def root_path(text: str) -> str:
     return "/" + text.strip("/")
 
 
+def networks(text: str) -> str:
+    """Addresses and networks, joined by commas."""
+    for part in text.split(","):
+        try:
+            ipaddress.ip_network(part.strip())
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(
+                f"{part} is no address: give some such as 10.0.0.0/8,127.0.0.1."
+            ) from error
+    return text
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options of the server; `arguments` are those of the process unless given."""
     parser = argparse.ArgumentParser(description="Serve the page of StyleGAN-NADA.")
 
     def option(name: str, default, meaning: str, kind: Callable = str) -> None:
-        meaning = f"{meaning} (default: {default})"
+        meaning += "" if default is None else f" (default: {default})"
         parser.add_argument(name, default=default, type=kind, help=meaning)
 
     option("--generator", "auto", '"auto", "demo", "ffhq", a file, or "org/repo:file" of the Hub')
@@ -543,8 +556,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     path = os.environ.get("GRADIO_ROOT_PATH") or None
     option("--root-path", path, "where a proxy serves the page, such as /nada", root_path)
     option("--keep", KEEP_SECONDS / 60, "minutes for which visitors are remembered", minutes)
-    option("--folder", None, "where what visitors keep lies, so that a restart finds it", Path)
-    option("--proxies", None, "whom to believe from where a request comes, such as 10.0.0.0/8")
+    meaning = "where what visitors keep lies and a restart finds it (default: a temporary folder)"
+    option("--folder", None, meaning, Path)
+    meaning = "whose word is taken on where a request comes from, such as 10.0.0.0/8,127.0.0.1"
+    option("--proxies", None, meaning, networks)
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
     return parser.parse_args(arguments)
 

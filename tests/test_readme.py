@@ -31,6 +31,7 @@ PAGES = (
     "checkpoints/README.md",
     "nada/formats/README.md",
     "nada/experiments/README.md",
+    "nada/serve/README.md",
     "op/README.md",
 )
 EVERY_PAGE = (*PAGES, "REPORT.md")
@@ -61,6 +62,9 @@ BLOCKS = {  # page: {a block's first line: what it is}
     "nada/experiments/README.md": {
         "python -m nada sweep selection loss optimiser collapse cheaper "
         "--out build/sweeps/all --jobs 2": COMMANDS,
+    },
+    "nada/serve/README.md": {
+        "python app.py --host 0.0.0.0 --folder kept --keep MINUTES": COMMANDS,
     },
     "op/README.md": {
         'python -m pytest tests/test_op.py tests/test_op_backends.py -k "not host"': COMMANDS,
