@@ -215,13 +215,14 @@ class Sessions:
                     return
 
     def end_unheard(self) -> None:
-        """Stop runs that nobody has followed for a while."""
+        """Stop runs that nobody has followed for a while, and free images that nobody looks at."""
         now = time.monotonic()
         for session in self._all():
             if self.is_watched(session):
                 session.heard = now
-            elif session.is_training and now - session.heard > self.keep_seconds * LINGER:
-                session.stop()
+            elif now - session.heard > self.keep_seconds * LINGER and (run := session.run):
+                run.stop.set()
+                run.let_go_of_images()
 
     def purge(self) -> None:
         """Forget who was not heard of for long, and the first ones where all keep too much."""
