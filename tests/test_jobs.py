@@ -98,7 +98,7 @@ def test_a_run_whose_numbers_explode_keeps_the_last_good_ones(start, monkeypatch
 
 def test_an_owner_has_one_run_and_nobody_elses(start):
     first = stepped(start(ENDLESS, "one"))
-    other = stepped(start(ENDLESS, "two"))
+    other = start(ENDLESS, "two")
     second = start(JOB, "one")
     assert finished(first).state == "stopped" and finished(second).state == "finished"
     sessions = start.sessions
@@ -214,13 +214,25 @@ def test_steps_wait_for_their_turn(start):
     assert finished(run).progress.step >= step
 
 
-def test_two_runs_at_once_do_not_change_each_others_results(start):
+def test_one_run_trains_at_a_time_and_the_next_when_it_ends(start):
+    runs = [stepped(start(ENDLESS, "one")), start(JOB, "two"), start(JOB, "three")]
+    time.sleep(1.0)
+    assert [run.state for run in runs] == ["running", "waiting", "waiting"]
+    assert [run.before_it for run in runs] == [0, 1, 2]
+    runs[1].stop.set()
+    assert finished(runs[1]).state == "stopped" and runs[1].domain is None
+    runs[0].stop.set()
+    assert finished(runs[2]).state == "finished" and finished(runs[0]).state == "stopped"
+
+
+def test_two_runs_at_once_do_not_change_each_others_results(start, models, tmp_path):
     job = with_config(steps=6)
     alone = Delta.load(finished(start(job, "one")).domain)
-    together = [start(job, owner) for owner in ("two", "three")]
-    for run in together:
-        tensors = Delta.load(finished(run).domain).tensors
-        assert equal(tensors, alone.tensors)
+    stops = [StopFile(tmp_path / name) for name in ("one", "two")]
+    steps = zip(*(train(lambda: models, job, stop) for stop in stops))  # in turns
+    *_, ends = steps
+    for end in ends:
+        assert equal(end.snapshot.tensors, alone.tensors)
 
 
 def test_runs_leave_no_generator_behind(start):

@@ -72,7 +72,8 @@ class Session:
         admit: Callable[["Session"], object] = lambda session: None,
     ):
         self.service, self.folder, self.address = service, folder, address
-        self.line, self._shown, self._admit = line or Line(), shown or Shown(), admit
+        self.line = Line() if line is None else line  # an empty one is false
+        self._shown, self._admit = shown or Shown(), admit
         self.run: TrainingRun | None = None
         self.looked_at: Blend = ()
         self.form: dict[str, object] = {}
