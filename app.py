@@ -52,10 +52,11 @@ from nada.serve.generators import GeneratorChoices, in_background, offered
 from nada.serve.http import DISK_FULL, PlainErrors, is_full
 from nada.serve.line import address_group
 from nada.serve.models import Options, choose_options
-from nada.serve.presence import Presence
+from nada.serve.presence import Presence, Unfetched
 from nada.serve.service import Service
 from nada.serve.session import Session
 from nada.serve.sessions import KEEP_SECONDS, Sessions
+from nada.serve.share import Share
 from nada.serve.validate import SPOKEN, STRENGTH, TRUNCATION, WEIGHT
 from nada.serve.view import PAGE, UNFORESEEN, asset, texts
 from nada.settings import Setting
@@ -172,7 +173,9 @@ def build(choices: GeneratorChoices) -> gr.Blocks:
         parts = lay_out(choices)
         wire(blocks, parts, choices)
         api_part(choices)
-    return blocks.queue(max_size=MAX_QUEUE, default_concurrency_limit=4, api_open=False)
+    blocks.queue(max_size=MAX_QUEUE, default_concurrency_limit=4, api_open=False)
+    blocks._queue.pending_messages_per_session = Unfetched(choices.sessions.listens)
+    return blocks
 
 
 def lay_out(choices: GeneratorChoices) -> dict:
@@ -493,7 +496,17 @@ def launch(blocks: gr.Blocks, sessions: Sessions, **options) -> tuple:
         font=("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
         font_mono=("ui-monospace", "Consolas", "monospace"),
     )
-    around = [Middleware(PlainErrors), Middleware(Presence, sessions=sessions)]
+
+    def hosts() -> list[str | None]:
+        """From where requests came that wait or are served."""
+        requests = [event.request for event in list(blocks._queue.event_ids_to_events.values())]
+        return [request.client and request.client.host for request in requests]
+
+    around = [
+        Middleware(PlainErrors),
+        Middleware(Presence, sessions=sessions),
+        Middleware(Share, events=hosts, tidy=sessions.tidy_uploads),
+    ]
     return blocks.launch(
         theme=theme, css_paths=PAGE / "style.css", i18n=I18N, show_error=True, ssr_mode=False,
         max_file_size="200mb", run_history=False, enable_monitoring=False,

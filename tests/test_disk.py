@@ -75,10 +75,11 @@ def test_what_passes_goes_by_age_and_by_size(tmp_path, monkeypatch):
     young = [write(home.folder / f"1{n}" / "x", age=100 - n) for n in range(3)]
     home.tidy()
     assert kept.exists() and not old.exists() and all(path.exists() for path in young)
-    monkeypatch.setattr(nada.serve.disk, "PASSING_BYTES", 250)
+    monkeypatch.setattr(nada.serve.disk, "UPLOAD_BYTES", 250)
+    answer = write(home.shown / "0" / "x", age=200)  # which uploads do not drive out
     home.tidy()
     assert [path.exists() for path in young] == [False, True, True] and kept.exists()
-    assert home.usage() == {"kept": 100, "passing": 200}
+    assert answer.exists() and home.usage() == {"kept": 100, "passing": 300}
     home.close()
 
 
@@ -97,7 +98,7 @@ def test_a_visitor_has_only_so_many_answers(tmp_path, monkeypatch):
 
 def test_answers_take_only_so_many_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(nada.serve.disk, "SHOWN_BYTES", 1000)
-    monkeypatch.setattr(nada.serve.disk, "PASSING_BYTES", 3000)
+    monkeypatch.setattr(nada.serve.disk, "ANSWER_BYTES", 3000)
     shown, most = Shown(tmp_path), 0
     for number in range(100):
         write(shown.path(f"visitor {number % 7}", "x"), 150)

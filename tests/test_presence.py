@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from nada.serve.presence import Presence, listener
+import nada.serve.presence
+from nada.serve.presence import Presence, Unfetched, listener
 from nada.serve.sessions import Sessions
 
 
@@ -45,15 +46,12 @@ def test_who_listens_is_there_until_the_line_ends():
     assert seen == [True] and not sessions.is_watched(mine)
 
 
-def test_after_an_upload_there_is_room_again():
-    sessions, tidied = Sessions(None), []
-    sessions.tidy = lambda: tidied.append(True)
-
-    async def app(scope, receive, send):
-        pass
-
-    presence = Presence(app, sessions)
-    asyncio.run(presence(request("/gradio_api/upload", "POST"), None, None))
-    assert tidied == [True]
-    asyncio.run(presence(request("/gradio_api/call/v2/adapt", "POST"), None, None))
-    assert tidied == [True]
+def test_those_for_whom_nobody_listens_make_room(monkeypatch):
+    monkeypatch.setattr(nada.serve.presence, "MAX_UNFETCHED", 3)
+    waiting = Unfetched({"a", "d"}.__contains__)
+    for id in "abcdefg":
+        waiting[id] = asyncio.Queue()
+    assert list(waiting) == ["a", "d", "g"]
+    waiting["b"].put_nowait("an answer")  # goes nowhere, without an error
+    del waiting["b"], waiting["a"]
+    assert list(waiting) == ["d", "g"]

@@ -91,6 +91,19 @@ def test_a_visitor_who_only_looks_costs_no_file(sessions):
     assert session.is_empty and not session.folder.exists() and session.bytes == 0
 
 
+def test_those_who_make_something_at_once_do_not_exceed_the_bound(sessions, monkeypatch):
+    monkeypatch.setattr(nada.serve.sessions, "SESSIONS_PER_ADDRESS", 3)
+    crowd = [sessions.get(str(number), "192.0.2.1") for number in range(9)]
+    sessions.service = None
+    for session in crowd:  # all are admitted before any has made its domain
+        sessions._admit(session)
+    assert len(sessions) == 3
+    gone = [session for session in crowd if str(crowd.index(session)) not in sessions]
+    assert len(gone) == 6
+    with pytest.raises(BadInput, match="was forgotten"):
+        gone[0].keep(domain())
+
+
 # Coming back
 
 

@@ -24,7 +24,7 @@ FETCH_SECONDS = 60  # for which they surely can
 MAX_SHOWN = 16  # files of answers for one visitor
 SHOWN_BYTES = 128 * 2**20  # of them
 FETCHED = 4  # files that go at no size, since they are on their way
-PASSING_BYTES = 2**30  # of uploads and answers, all together
+ANSWER_BYTES = UPLOAD_BYTES = 512 * 2**20  # of all answers, and of all uploads
 NAMELESS = "tab-"  # begins the folder of a visitor whom nothing finds again
 TOTAL_BYTES = 8 * 2**30  # of all that all visitors keep, or a third of a smaller disk
 
@@ -65,15 +65,17 @@ class Home:
         return self.folder / "shown"
 
     def tidy(self, seconds: float = SHOWN_SECONDS) -> None:
-        """Remove what passes once it is `seconds` old, and the oldest where there is too much."""
+        """Remove what passes once it is `seconds` old, and the oldest uploads where there is too
+        much of them; `Shown` bounds answers, so that no upload drives one out."""
         now, found = time.time(), []
         for path in _passing(self.folder):
             found.append((_newest(path), usage(path), path))
-        excess = sum(size for _, size, _ in found) - PASSING_BYTES
+        excess = sum(size for _, size, path in found if path.parent == self.folder) - UPLOAD_BYTES
         for changed, size, path in sorted(found):
-            if now - changed > seconds or excess > 0:
+            is_upload = path.parent == self.folder
+            if now - changed > seconds or (is_upload and excess > 0):
                 _remove(path)
-                excess -= size
+                excess -= size if is_upload else 0
 
     def remove_old(self, known: Container[str], seconds: float) -> None:
         """Remove what visitors of an earlier server kept who did not come back for so long.
@@ -234,7 +236,7 @@ class Shown:
             surplus = own[: max(0, len(own) - MAX_SHOWN)]
             self._drop([file for file in surplus if time.monotonic() - file.made > FETCH_SECONDS])
             self._bound([file for file in own if file in self._files], SHOWN_BYTES)
-            self._bound(self._files, PASSING_BYTES)
+            self._bound(self._files, ANSWER_BYTES)
             path = self._folder / secrets.token_hex(16) / name
             path.parent.mkdir(parents=True)
             self._files.append(_File(owner, path, time.monotonic()))

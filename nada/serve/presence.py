@@ -7,13 +7,14 @@ and clients hold a line open (`heartbeat`), and others fetch what a request give
 
 import asyncio
 import re
+from collections.abc import Callable
 from urllib.parse import parse_qs
 
 from nada.serve.sessions import Sessions
 
 HEARTBEAT = re.compile(r"/heartbeat/([^/]+)/?$")
 RESULT = re.compile(r"/call/(?:v2/)?[^/]+/([^/]+)/?$")
-UPLOAD = re.compile(r"/upload/?$")
+MAX_UNFETCHED = 200  # pages and clients for whom answers wait
 
 
 class Presence:
@@ -36,8 +37,35 @@ class Presence:
         finally:
             if id:
                 self.sessions.depart(id)
-            if scope["type"] == "http" and UPLOAD.search(scope["path"]):
-                await asyncio.to_thread(self.sessions.tidy)
+
+
+class Unfetched(dict):
+    """Queues of answers that wait to be fetched, by page or client, in place of the library's.
+
+    That one drops the oldest where there are too many, whoever waits for it. Here those go first
+    for whom nobody listens, since a stranger can ask for much and fetch nothing; what comes for
+    them later goes nowhere.
+
+    Args:
+        listens: whether a page or a client holds a line open.
+    """
+
+    def __init__(self, listens: Callable[[str], bool]):
+        super().__init__()
+        self.listens = listens
+
+    def __setitem__(self, id: str, answers: asyncio.Queue) -> None:
+        surplus = len(self) - MAX_UNFETCHED + 1
+        if surplus > 0:
+            for other in [one for one in self if not self.listens(one)][:surplus]:
+                del self[other]
+        super().__setitem__(id, answers)
+
+    def __delitem__(self, id: str) -> None:
+        self.pop(id, None)  # it may have gone before
+
+    def __missing__(self, id: str) -> asyncio.Queue:
+        return asyncio.Queue()
 
 
 def listener(scope) -> str | None:

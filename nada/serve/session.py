@@ -6,6 +6,7 @@ bounded. A server that is started again finds it there.
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -42,6 +43,7 @@ from nada.serve.worker import Blend
 SHOWN = 8  # images that are drawn while a run goes on
 STRIP = (0.0, 0.25, 0.5, 0.75, 1.0)  # strengths
 FILM_SEEDS = 3
+MAKING_SECONDS = 60  # from the admission of a visitor until there is what they make
 LONGEST = 1000  # characters that are remembered of a field
 STATE = "visitor.json"
 
@@ -78,6 +80,7 @@ class Session:
         self.looked_at: Blend = ()
         self.form: dict[str, object] = {}
         self.seen = self.heard = time.monotonic()
+        self.admitted = -math.inf  # when there was room for what they were about to make
         self._lock = threading.RLock()
         self._gone, self._is_new = False, True
         self.domains = KeptDomains(folder / "domains")
@@ -86,6 +89,11 @@ class Session:
     def is_empty(self) -> bool:
         """Whether there is nothing to lose: no run, no domain."""
         return self.run is None and not self.domains
+
+    @property
+    def has_place(self) -> bool:
+        """Whether they made something, or were just admitted to."""
+        return not self.is_empty or time.monotonic() - self.admitted < MAKING_SECONDS
 
     @property
     def is_training(self) -> bool:

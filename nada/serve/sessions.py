@@ -56,6 +56,9 @@ class Sessions:
         self._present: Counter[str] = Counter()  # open lines of each page or client
         self._lock = threading.RLock()
         self._keeper: threading.Thread | None = None
+        self._closed = False
+        if home:  # there may be what visitors of an earlier server kept
+            self._keep_house()
 
     def __len__(self) -> int:
         return len(self._all())
@@ -132,6 +135,10 @@ class Sessions:
                 if session := self._tabs.get(id):
                     session.seen = session.heard = time.monotonic()
 
+    def listens(self, id: str) -> bool:
+        """Whether a page or a client holds a line open."""
+        return id in self._present
+
     def is_watched(self, session: Session) -> bool:
         """Whether a page of the visitor's is open, or a client of theirs connected."""
         with self._lock:
@@ -146,11 +153,14 @@ class Sessions:
 
     def drop(self, session: Session) -> None:
         """Stop a visitor's run and remove all they keep; no page and no key finds it again."""
+        self._let_go(session)
+        session.leave_nothing()
+
+    def _let_go(self, session: Session) -> None:
         with self._lock:
             for known in (self._tabs, self._keyed):
                 for name in [name for name, other in known.items() if other is session]:
                     del known[name]
-        session.leave_nothing()
 
     def _idle(self, but: Session) -> list[Session]:
         """Who may make room, in the order in which they would."""
@@ -173,24 +183,31 @@ class Sessions:
         Raises:
             BadInput: there is none, since all others are here or train.
         """
-        if not session.is_empty:
-            return
-        full = [one for one in self._all() if not one.is_empty]
-        near = [one for one in full if session.address and one.address == session.address]
-        for crowd, most, whose in (
-            (near, SESSIONS_PER_ADDRESS, "from your address "),
-            (full, MAX_SESSIONS, ""),
-        ):
-            if len(crowd) < most:
-                continue
-            idle = [one for one in self._idle(session) if one in crowd]
-            if not idle:
-                raise BadInput(
-                    "session",
-                    f"{len(crowd)} visitors {whose}keep domains here, and all of them are here "
-                    "now: try again later, or run the program on a machine of your own.",
-                )
-            self.drop(idle[0])
+        gone = []
+        with self._lock:
+            if session.has_place:
+                return
+            full = [one for one in self._all() if one.has_place]
+            near = [one for one in full if session.address and one.address == session.address]
+            for crowd, most, whose in (
+                (near, SESSIONS_PER_ADDRESS, "from your address "),
+                (full, MAX_SESSIONS, ""),
+            ):
+                if len(crowd) - len(gone) < most:
+                    continue
+                idle = [one for one in self._idle(session) if one in crowd and one not in gone]
+                if not idle:
+                    raise BadInput(
+                        "session",
+                        f"{len(crowd)} visitors {whose}keep domains here, and all of them are here "
+                        "now: try again later, or run the program on a machine of your own.",
+                    )
+                gone.append(idle[0])
+            for other in gone:
+                self._let_go(other)
+            session.admitted = time.monotonic()
+        for other in gone:
+            other.leave_nothing()
 
     # Keeping house
 
@@ -201,7 +218,7 @@ class Sessions:
                 self._keeper.start()
 
     def _housekeeping(self) -> None:
-        """Look after runs, visitors and files now and then, as long as there is anybody."""
+        """Look after runs, visitors and files now and then, as long as there are any."""
         pause = min(1.0, self.keep_seconds * LINGER)
         for beat in itertools.count():
             time.sleep(pause)
@@ -210,7 +227,8 @@ class Sessions:
                 if beat % 4 == 0:
                     self.purge()
             with self._lock:
-                if not self._tabs and not self._keyed:
+                nobody = not self._tabs and not self._keyed
+                if self._closed or (nobody and not (self.home and any(self.home.usage().values()))):
                     self._keeper = None
                     return
 
@@ -249,6 +267,11 @@ class Sessions:
         if self.home:
             self.home.tidy(min(self.keep_seconds, SHOWN_SECONDS))
 
+    def tidy_uploads(self) -> None:
+        """The same when something is uploaded, which may be all that anybody does here."""
+        self.tidy()
+        self._keep_house()
+
     @property
     def room(self) -> int:
         """Bytes that all together may keep."""
@@ -271,6 +294,7 @@ class Sessions:
 
         A run that takes longer leaves its latest snapshot, which the next server keeps.
         """
+        self._closed = True
         sessions, deadline = self._all(), time.monotonic() + seconds
         for session in sessions:
             session.stop()
