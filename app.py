@@ -6,6 +6,11 @@ endpoints of their own, whose names do not follow the page's.
 """
 
 import os
+import signal
+
+if __name__ == "__main__":  # the imports take seconds, after which there is nothing to save yet
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when a page is built
 if os.environ.get("SPACES_ZERO_GPU"):
@@ -35,9 +40,8 @@ import logging
 import math
 import re
 import secrets
-import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -46,11 +50,11 @@ from pathlib import Path
 from nada.machine import keep_freed_memory
 from nada.presets import PRESETS, SERVED, examples
 from nada.serve.api import Api
-from nada.serve.disk import Home, temporary_root
+from nada.serve.disk import Home, is_full, temporary_root
 from nada.serve.events import SETTINGS, WEIGHTS, Change, PageEvents, Visit
 from nada.serve.generators import GeneratorChoices, in_background, offered
-from nada.serve.http import DISK_FULL, PlainErrors, is_full
-from nada.serve.line import address_group
+from nada.serve.http import DISK_FULL, PlainErrors
+from nada.serve.line import TICK, address_group
 from nada.serve.models import Options, choose_options
 from nada.serve.presence import Presence, Unfetched
 from nada.serve.service import Service
@@ -618,27 +622,28 @@ def serve(args: argparse.Namespace) -> tuple[gr.Blocks, GeneratorChoices]:
 def main() -> None:
     """Open the page, then load the models, so that the page is there at once; serve until told to
     end, and leave with all runs saved."""
-    args, told = parse(), threading.Event()
+    args, told = parse(), []  # no event, whose lock the thread may hold that a signal interrupts
 
-    def tell(*_) -> None:
-        if told.is_set():
+    def tell(number: int, _) -> None:
+        if told:
             os._exit(1)  # asked twice
-        told.set()
+        told.append(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, tell)
     keep_freed_memory()
     with ending_in_a_sentence("app.py"):
         _, choices = serve(args)
-        loading = in_background(choices.first.worker.models)
-        while not (loading.done() or told.wait(0.2)):
-            pass
-        if loading.done():
-            device = loading.result().generator.mean_latent.device
-            if sentence := why_plain(device.type):
-                print(sentence, file=sys.stderr)
-    told.wait()
-    choices.sessions.close()
+        with closing(choices.sessions):
+            loading = in_background(choices.first.worker.models)
+            while not (loading.done() or told):
+                time.sleep(TICK)
+            if loading.done():
+                device = loading.result().generator.mean_latent.device
+                if sentence := why_plain(device.type):
+                    print(sentence, file=sys.stderr)
+            while not told:
+                time.sleep(TICK)
     logging.shutdown()
     os._exit(0)  # threads that compute would end the process with a crash if they were torn down
 

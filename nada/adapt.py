@@ -17,7 +17,7 @@ from nada.clip import resize
 from nada.compute import PRECISIONS, SynthesisOptions, clip_in
 from nada.generator import Generator
 from nada.layers import candidates, freeze_all_but
-from nada.sample import sample
+from nada.sample import ImageError, sample
 from nada.settings import Range, check, setting
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (source images, adapted images) → scalar
@@ -25,7 +25,7 @@ Select = Callable[..., Sequence[str]]  # (generator, z, names=candidates) → na
 
 
 class DivergedError(RuntimeError):
-    """The numbers left the range of floats; the generator keeps its last good weights.
+    """The numbers left the range of floats, or of images; the last good weights are kept.
 
     Args:
         step: of the run, from 0.
@@ -218,7 +218,7 @@ def adapt(
             all candidates.
 
     Raises:
-        DivergedError: the loss or a gradient is not a number any more.
+        DivergedError: the loss or a gradient is not a number any more, or a preview no image.
     """
     _check_twins(frozen, trainable)
     start = time.monotonic()
@@ -396,4 +396,8 @@ def _preview(trainable: Generator, config: AdaptConfig, step: int) -> Tensor | N
     due = step in (1, config.steps) or step % max(1, config.preview_every) == 0
     if not (config.preview_every and due):
         return None
-    return sample(trainable, config.preview_seeds, config.preview_psi, precision=config.precision)
+    seeds, psi, precision = config.preview_seeds, config.preview_psi, config.precision
+    try:
+        return sample(trainable, seeds, psi, precision=precision)
+    except ImageError as error:
+        raise FloatingPointError("its images are none any more.") from error

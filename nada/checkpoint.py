@@ -18,10 +18,12 @@ from torch import Tensor
 from nada.formats.catalogue import ResolvedFile, locate
 from nada.formats.files import (
     CHECKPOINTS,
+    LARGEST,
     LONGEST_NAME,
     CheckpointError,
     check_finite,
     check_header,
+    in_bounds,
     refuse_stand_ins,
     write_safetensors,
     written_whole,
@@ -281,6 +283,11 @@ def _check_kinds(state: Mapping[str, object], size: int) -> None:
 def _weights(key: str, value: LazyTensor) -> Tensor:
     tensor = value.read().to(torch.float32)
     check_finite(key, tensor)
+    if tensor.numel() and not in_bounds(tensor):
+        raise ValueError(
+            f"{key!r} holds numbers beyond {LARGEST:,.0f}, which draw flat colour: the file is "
+            "damaged or diverged."
+        )
     return tensor
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nada.checkpoint import fingerprint, sha256, write_safetensors
+from nada.formats.files import LARGEST, in_bounds
 from nada.formats.messages import plain
 from nada.formats.metadata import read_metadata, write_metadata
 from nada.generator import Generator
@@ -24,7 +25,6 @@ FORMAT = "stylegan-nada delta 1"
 MAX_BYTES = 160 * 2**20  # all weights of the largest generator, in float32, are 122 MB
 MAX_HEADER = 2**20  # bytes, three times what so many tensors and the longest metadata take
 MAX_TENSORS = 1000  # the largest generator has 200
-LARGEST = 1e6  # of all numbers; the largest weights of real generators are some 1000
 NAMES = re.compile(r"(style|input|conv1|to_rgb1|convs|to_rgbs|noises)\.[a-z0-9_.]{1,60}")
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -144,7 +144,7 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, float]]) -> Generator:
             value.copy_(torch.lerp(value, *parts[0]))  # exact at 1, which the sum is not
         elif parts:
             value.copy_(value + sum(a * (tensor - value) for tensor, a in parts))
-        if parts and not _in_bounds(value):
+        if parts and not in_bounds(value):
             raise DeltaError(
                 f"These weights make numbers beyond {LARGEST:,.0f} of {key!r}: "
                 "give some nearer to 0."
@@ -262,13 +262,8 @@ def _check_tensor(name: str, key: str, value: Tensor) -> None:
             f"{name} holds {key!r} as {value.dtype} {list(value.shape)}; "
             "float32 with one to five dimensions was expected."
         )
-    if not _in_bounds(value):
+    if not in_bounds(value):
         raise DeltaError(
             f"{name} holds nan or infinity, or numbers beyond {LARGEST:,.0f}, in {key!r}; "
             "make the domain again."
         )
-
-
-def _in_bounds(value: Tensor) -> bool:
-    """Whether all numbers are of a size that a domain file may hold."""
-    return bool(value.abs().max() <= LARGEST)  # nan compares as false

@@ -52,3 +52,9 @@ def answered(server, name, request) -> str:
     address = f"{server.url}/gradio_api/call/{name}/{event}"
     with urllib.request.urlopen(address, timeout=60) as reply:
         return reply.read().decode()
+
+
+def told_info(server) -> dict:
+    """What `/info` says."""
+    answer = call(server, "info", {})
+    return json.loads(answer.strip().splitlines()[-1].removeprefix("data: "))[0]

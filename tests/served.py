@@ -25,7 +25,7 @@ class Server:
 
     def __init__(self, process: subprocess.Popen, port: int, log: Path):
         self.process, self.log = process, log
-        self.url = f"http://127.0.0.1:{port}"
+        self.url, self.port = f"http://127.0.0.1:{port}", port
 
     def resident(self) -> float:
         """MB of memory in use."""
@@ -34,7 +34,11 @@ class Server:
 
     def errors(self) -> list[str]:
         """Errors that nobody foresaw: the last lines of the tracebacks in the log."""
-        return re.findall(r"^\w*(?:Error|Exception).*", self.log.read_text(), re.MULTILINE)
+        return re.findall(r"^\w*(?:Error|Exception).*", self.said(), re.MULTILINE)
+
+    def said(self) -> str:
+        """What it printed."""
+        return self.log.read_text()
 
     def answers(self) -> bool:
         try:
@@ -46,27 +50,49 @@ class Server:
 
 def serve(folder: Path, clip: CLIP, *arguments: str, **options):
     """An app over a tiny generator of 16 pixels and `clip`, which then knows WORDS only."""
+    return serve_app(folder, *tiny_models(folder, clip), *arguments, **options)
+
+
+def tiny_models(folder: Path, clip: CLIP) -> tuple[str, ...]:
+    """Options for a tiny generator and `clip`, whose files are written to `folder`."""
     generator, small = folder / "generator.safetensors", folder / "clip.safetensors"
     save_generator(tiny_generator(), generator)
     save_clip(clip.model, small, range(49408), WORDS)
-    models = ("--generator", str(generator), "--clip", str(small))
-    return serve_app(folder, *models, *arguments, **options)
+    return "--generator", str(generator), "--clip", str(small)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @contextlib.contextmanager
-def serve_app(
+def serve_app(folder: Path, *arguments: str, **options):
+    """The app, once it answers; see `begin_app`. No error passes that nobody foresaw."""
+    with begin_app(folder, *arguments, **options) as server:
+        deadline = time.monotonic() + 240
+        while not server.answers():
+            assert server.process.poll() is None and time.monotonic() < deadline, server.said()
+            time.sleep(0.2)
+        yield server
+        assert server.errors() == []
+
+
+@contextlib.contextmanager
+def begin_app(
     folder: Path,
     *arguments: str,
     environment: dict | None = None,
     program: Sequence = ("app.py",),
     python: Sequence = (sys.executable,),
     cwd: Path = ROOT,
+    port: int | None = None,
 ):
-    """The app with command-line arguments; what it writes goes to `folder`. What is None in
-    `environment` is not set."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """The app with command-line arguments, which starts; what it writes goes to `folder`. What is
+    None in `environment` is not set."""
+    port = port or free_port()
     command = [*python, *program, "--port", str(port), "--device", "cpu", *arguments]
     log = folder / "log"
     environment = {
@@ -78,14 +104,8 @@ def serve_app(
     environment = {name: value for name, value in environment.items() if value is not None}
     with log.open("w") as out:
         process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=out, stderr=out)
-    server = Server(process, port, log)
     try:
-        deadline = time.monotonic() + 240
-        while not server.answers():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        yield server
-        assert server.errors() == []
+        yield Server(process, port, log)
     finally:
         process.terminate()
         process.wait(20)

@@ -1,5 +1,7 @@
-"""A disk of one megabyte, for tests that fill it."""
+"""A disk of one megabyte, and filling it."""
 
+import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,3 +25,14 @@ def small_disk(folder: Path, size: str = "1m") -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path, but: int = 0) -> Path:
+    """Leave no room on a disk `but` so many bytes; the file that takes it."""
+    filler = disk / "filler"
+    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    if but:
+        os.truncate(filler, filler.stat().st_size - but)
+    return filler

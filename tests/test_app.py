@@ -24,7 +24,7 @@ from nada.sample import sample
 from nada.serve.api import Api
 from nada.serve.images import page_grid
 from nada.serve.line import MAX_WAITING
-from tests.api import LONG, QUICK, adapt, answered, call, connect, same, started
+from tests.api import LONG, QUICK, adapt, answered, call, connect, same, started, told_info
 from tests.helpers import equal, quick_first, wait_for
 from tests.served import serve
 
@@ -569,12 +569,6 @@ def test_fifty_sessions_that_left_are_forgotten(tmp_path, clip_tiny):
 def count(server) -> int:
     """How many visitors a server remembers; who asks for this is none."""
     return told_info(server)["visitors"]
-
-
-def told_info(server) -> dict:
-    """What `/info` says."""
-    answer = call(server, "info", {})
-    return json.loads(answer.strip().splitlines()[-1].removeprefix("data: "))[0]
 
 
 @pytest.mark.parametrize(

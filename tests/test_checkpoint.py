@@ -224,6 +224,18 @@ WRONG = {
         broken(lambda s: s["conv1.conv.weight"].fill_(torch.inf)),
         "'conv1.conv.weight' holds nan or infinity",
     ),
+    "huge": (
+        "g.pt",
+        write_torch,
+        broken(lambda s: s["conv1.conv.weight"][:1].fill_(1e15)),
+        "'conv1.conv.weight' holds numbers beyond 1,000,000, which draw flat colour",
+    ),
+    "a huge mean": (
+        "g.pt",
+        write_torch,
+        {**broken(lambda s: None), "latent_avg": torch.full((16,), -2e6)},
+        "'latent_avg' holds numbers beyond 1,000,000",
+    ),
     "opposite infinities": (
         "g.pt",
         write_torch,

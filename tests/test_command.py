@@ -20,7 +20,7 @@ from nada.clip import save_clip
 from nada.delta import Delta
 from tests.helpers import quick_first, tiny_generator
 from tests.served import ROOT
-from tests.small_disk import small_disk
+from tests.small_disk import fill, small_disk
 
 PROGRAM = (sys.executable, "-m", "nada")
 TMPDIR_ALONE = (sys.executable, "-c", """
@@ -86,12 +86,6 @@ def end(process: subprocess.Popen) -> tuple[int, list[str], str]:
     """Exit status, what was printed after the first line, and the complaints."""
     printed, complaints = process.communicate(timeout=60)
     return process.returncode, printed.splitlines(), complaints
-
-
-def fill(disk: Path) -> None:
-    with (disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError):
-        while True:
-            file.write(bytes(4096))
 
 
 LONG = ("--steps", "2000", "--json")

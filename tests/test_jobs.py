@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import nada.memory
+import nada.sample
 import nada.serve.jobs
 from nada.adapt import DivergedError
 from nada.checkpoint import fingerprint
@@ -19,7 +20,7 @@ from nada.delta import Delta, DeltaError, blend
 from nada.facts import measured_facts
 from nada.generator import Generator
 from nada.memory import TooLittleMemory, estimate, plans
-from nada.sample import sample
+from nada.sample import ImageError, sample
 from nada.serve.jobs import Job, StopFile, train
 from nada.serve.sessions import Sessions
 from tests.helpers import equal, wait_for
@@ -249,3 +250,22 @@ def test_runs_leave_no_generator_behind(start):
     while count() > before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert count() == before
+
+
+@pytest.mark.parametrize("preview_every, error", [(1, DivergedError), (0, ImageError)])
+def test_a_run_whose_images_are_none_any_more_keeps_the_last_that_were(
+    start, monkeypatch, preview_every, error
+):
+    drawn = iter([True] * 4)  # before, and after steps 1 to 3
+
+    def draws(images):
+        if not next(drawn, False):
+            raise ImageError("The pictures are not pictures any more.")
+        return images
+
+    monkeypatch.setattr(nada.sample, "check_images", draws)
+    run = finished(start(with_config(steps=9, preview_every=preview_every)))
+    assert run.state == "failed" and isinstance(run.error, error)
+    assert run.plan == "The domain is that of step 3: later ones draw no images."
+    assert Delta.load(run.domain).metadata["steps_done"] == 3
+    assert run.after.isfinite().all() and run.domain.parent.name == "00003"

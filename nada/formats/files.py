@@ -16,8 +16,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
+LARGEST = 1e6  # of all numbers; the largest weights of real generators are some 1000
 LONGEST_NAME = 200  # of a tensor, in characters: the commonest have some 30
 LONGEST_HEADER = 4 << 20  # of safetensors, in bytes; that of a generator has 30 thousand
+UNFINISHED = ".unfinished-"  # begins the name of a folder that goes when its file is whole
 PROBE = 1 << 14  # bytes written where a file is to lie, to see whether there is room at all
 
 
@@ -73,7 +75,7 @@ def written_whole(path: str | Path, *errors: type[Exception]) -> Iterator[Path]:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """A folder on the same disk as `path`, gone in the end."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
         yield Path(folder)
 
 
@@ -229,3 +231,8 @@ def check_finite(key: str, tensor: Tensor) -> None:
     # a sum is ten times as fast to take, and no finite one hides nan or infinity
     if not tensor.sum().isfinite() and not tensor.isfinite().all():
         raise ValueError(f"{key!r} holds nan or infinity: the file is damaged or diverged.")
+
+
+def in_bounds(value: Tensor) -> bool:
+    """Whether all numbers are of a size that a generator's may have."""
+    return bool(value.abs().max() <= LARGEST)  # nan compares as false

@@ -4,6 +4,7 @@ Names, parameters and what is returned are frozen by a test. The docstrings are 
 `session` is the caller's, which no caller has to give.
 """
 
+import contextlib
 from dataclasses import replace
 
 from PIL import Image
@@ -66,7 +67,8 @@ class Api:
             for state in run.follow():
                 if run.after is not drawn:
                     drawn = run.after
-                    grid = _shown(session, page_grid(run.pairs(), len(drawn)), "pairs.png")
+                    with contextlib.suppress(OSError):  # a full disk costs a picture, not the run
+                        grid = _shown(session, page_grid(run.pairs(), len(drawn)), "pairs.png")
                 file = str(run.domain) if run.domain and state not in GOING else None
                 yield grid, status(run, state), file
         finally:

@@ -6,7 +6,9 @@ a visitor downloads need not be copied. `visitors/` holds what visitors keep (`n
 """
 
 import contextlib
+import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -19,13 +21,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from nada.formats.files import UNFINISHED
+
 SHOWN_SECONDS = 600  # for which an answer's files, and uploads, can be fetched
 FETCH_SECONDS = 60  # for which they surely can
 MAX_SHOWN = 16  # files of answers for one visitor
 SHOWN_BYTES = 128 * 2**20  # of them
 FETCHED = 4  # files that go at no size, since they are on their way
 ANSWER_BYTES = UPLOAD_BYTES = 512 * 2**20  # of all answers, and of all uploads
+PART = "tmp"  # begins the names of files that the page library is receiving
+PART_SECONDS = 60  # between two writes to one
 NAMELESS = "tab-"  # begins the folder of a visitor whom nothing finds again
+FULL = r"No space left on device|[Dd]isk quota exceeded"  # as libraries say it
+FULL_NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 TOTAL_BYTES = 8 * 2**30  # of all that all visitors keep, or a third of a smaller disk
 
 
@@ -48,7 +56,9 @@ class Home:
     def __init__(self, root: Path, name: str, keep_seconds: float):
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock, self.folder = _first_free(root, name)
-        for left in (*_passing(self.folder), *self.visitors.glob(f"{NAMELESS}*")):
+        nameless, half = f"{NAMELESS}*", f"**/{UNFINISHED}*"
+        kept = [path for name in (nameless, half) for path in self.visitors.glob(name)]
+        for left in (*_passing(self.folder), *kept):
             _remove(left)
         self.visitors.mkdir(parents=True, exist_ok=True)
         self.shown.mkdir(exist_ok=True)
@@ -64,16 +74,24 @@ class Home:
         """Where files lie that were made for one answer."""
         return self.folder / "shown"
 
-    def tidy(self, seconds: float = SHOWN_SECONDS) -> None:
+    def tidy(self, seconds: float = SHOWN_SECONDS, receiving: bool = True) -> None:
         """Remove what passes once it is `seconds` old, and the oldest uploads where there is too
-        much of them; `Shown` bounds answers, so that no upload drives one out."""
+        much of them; `Shown` bounds answers, so that no upload drives one out. Parts of uploads
+        that failed, which the page library leaves, go at once.
+
+        Args:
+            seconds: since it was last written to.
+            receiving: whether a file is being uploaded, so that a part may yet grow.
+        """
         now, found = time.time(), []
         for path in _passing(self.folder):
             found.append((_newest(path), usage(path), path))
         excess = sum(size for _, size, path in found if path.parent == self.folder) - UPLOAD_BYTES
         for changed, size, path in sorted(found):
             is_upload = path.parent == self.folder
-            if now - changed > seconds or (is_upload and excess > 0):
+            is_part = path.name.startswith(PART) and path.is_file()
+            lasts = (PART_SECONDS if receiving else 0) if is_part else seconds
+            if now - changed > lasts or (is_upload and excess > 0):
                 _remove(path)
                 excess -= size if is_upload else 0
 
@@ -183,6 +201,11 @@ def usage(path: Path) -> int:
     """Bytes of a file, or of all files in a folder; each file counts once, whatever its names."""
     files = {(f.st_dev, f.st_ino): f.st_size for f in _files(path) if stat.S_ISREG(f.st_mode)}
     return sum(files.values())
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a disk was full; not every library says so by an OSError's number."""
+    return getattr(error, "errno", None) in FULL_NUMBERS or bool(re.search(FULL, str(error)))
 
 
 def linked(path: Path, other: Path) -> Path:

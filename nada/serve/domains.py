@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nada.delta import Delta, DeltaError
 from nada.facts import file_name, title
+from nada.serve.disk import linked
 
 MAX_DOMAINS = 12  # of a visitor
 MAX_BYTES = 512 * 2**20  # of one visitor's domains
@@ -86,18 +87,26 @@ class KeptDomains:
         return [domain.path for domain in self]
 
     def add(
-        self, delta: Delta, thumbnails: Callable[[Path], Sequence[str]] = lambda path: ()
+        self,
+        delta: Delta,
+        thumbnails: Callable[[Path], Sequence[str]] = lambda path: (),
+        file: Path | None = None,
     ) -> KeptDomain:
         """Keep a domain; the oldest go where there are too many or they are too large.
 
         Args:
             delta: the domain.
             thumbnails: draws the images of its card from its file; nothing is kept if it fails.
+            file: where it is saved already and never changed, so that it takes no room twice.
         """
         id = secrets.token_hex(8)
         path = self.folder / id / file_name(title(delta.metadata))
         try:
-            delta.save(path)
+            if file is None:
+                delta.save(path)
+            else:
+                path.parent.mkdir(parents=True)
+                linked(file, path)
             images = tuple(thumbnails(path))
             (path.parent / CARD).write_text(json.dumps({"thumbnails": images}))
         except BaseException:

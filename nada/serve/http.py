@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from nada.serve.disk import FULL
 from nada.serve.view import UNFORESEEN
 
 MAX_BODY = 16 * 2**20  # of a request that is no upload
@@ -33,7 +34,6 @@ TOO_LARGE = f"The request is over {MAX_BODY // 2**20} MB: upload files, and send
 OTHER = "The server could not answer that: check what was sent, or try again; its log says more."
 NO_EVENT = "There is no such event here, or it is over: send the request again."
 
-FULL = r"No space left on device|[Dd]isk quota exceeded"
 # what errors of libraries say → status and sentence
 FAMILIAR = (
     (FULL, 507, DISK_FULL),
@@ -197,11 +197,6 @@ def explain(error: Exception) -> tuple[int, str]:
         logging.error("error %s", number := secrets.token_hex(4), exc_info=error)
         return 500, UNFORESEEN.format(number)
     return 400, OTHER
-
-
-def is_full(error: Exception) -> bool:
-    """Whether a disk was full; not every library says so by an OSError."""
-    return re.search(FULL, str(error)) is not None
 
 
 def familiar(text: str) -> tuple[int, str] | None:

@@ -27,11 +27,12 @@ from torch import Tensor
 from nada.adapt import DivergedError, Progress, adapt
 from nada.delta import Delta, DeltaError, blend, diff
 from nada.facts import file_name, measured_facts, run_facts
+from nada.formats.files import check_place
 from nada.generator import Generator
 from nada.memory import fit_preset
 from nada.presets import Preset, prepare
-from nada.sample import sample
-from nada.serve.disk import linked
+from nada.sample import ImageError, sample
+from nada.serve.disk import is_full, linked
 from nada.serve.images import LARGE, shrunk
 from nada.serve.line import TICK, LinePlace
 from nada.serve.models import ServedModels
@@ -45,6 +46,7 @@ FULL = (
     "The server's disk is full: {}. Forget domains that you do not need, or try again in a few "
     "minutes."
 )
+NO_IMAGES = "The domain is that of step {}: later ones draw no images."
 
 LoadModels = Callable[[], ServedModels]
 
@@ -109,7 +111,8 @@ class StopFile:
 def train(
     load: LoadModels, job: Job, stop: StopFile, turn: AbstractContextManager | None = None
 ) -> Iterator[TrainingEvent]:
-    """Do a job step by step; the last event has an `end`, and a snapshot if a step was done.
+    """Do a job step by step; the last event has an `end`, and a snapshot if a step was done, unless
+    that draws no images any more, as all earlier snapshots do.
 
     Args:
         load: the models to train with, which are only read.
@@ -118,7 +121,8 @@ def train(
         turn: held during each step, since a device does one at a time; never across a yield.
 
     Raises:
-        PromptError, DeltaError, TooLittleMemory: the job cannot be done; nothing was trained.
+        PromptError, DeltaError, ImageError, TooLittleMemory: the job cannot be done; nothing was
+            trained.
     """
     turn, models, born = turn or nullcontext(), load(), time.monotonic()
     base = models.generator
@@ -140,19 +144,25 @@ def train(
             with turn:
                 step = next(steps, None)
                 due = step and snapshot_due(step.step) and step.step < config.steps
+                if due and step.preview is None:  # of which it is not known whether it draws
+                    _preview(trainable, job)
                 snapshot = _delta(base, trainable, models, job, step) if due else None
             if step is None:
                 break
             progress = step
             preview = None if step.preview is None else shrunk(step.preview.cpu(), LARGE)
             yield TrainingEvent(None, preview, replace(step, preview=None), snapshot)
-    except DivergedError as diverged:  # the last good weights are left, and worth keeping
-        end, error = "failed", diverged
+    except (DivergedError, ImageError) as failure:  # what is left may be worth keeping
+        end, error = "failed", failure
     finally:
         steps.close()
+    after = snapshot = None
     with turn:
-        after = _preview(trainable, job)
-        snapshot = _delta(base, trainable, models, job, progress, True) if progress else None
+        try:
+            after = _preview(trainable, job)
+            snapshot = _delta(base, trainable, models, job, progress, True) if progress else None
+        except ImageError as failure:
+            end, error = "failed", error or failure
     progress = progress and replace(progress, preview=None)
     yield TrainingEvent(None, after, progress, snapshot, end, error)
 
@@ -214,6 +224,10 @@ class TrainingRun:
         place: its place in the line.
         hints: sentences about its settings, for all who look on.
         last: called with the run in its thread before `finished` is set.
+
+    Raises:
+        DiskFull: nothing could be saved of it.
+        OSError: its folder cannot be made or written to.
     """
 
     def __init__(
@@ -225,7 +239,7 @@ class TrainingRun:
         hints: Sequence[str] = (),
         last: Callable[["TrainingRun"], object] = lambda run: None,
     ):
-        folder.mkdir(parents=True)
+        _make(folder, file_name(job.target))
         if job.start is not None and job.start.exists():  # it may be removed while the run needs it
             job = replace(job, start=linked(job.start, folder / job.start.name))
         self.job = job
@@ -292,6 +306,11 @@ class TrainingRun:
         with contextlib.suppress(OSError):
             (self.folder / KEPT).touch()
 
+    def drop_earlier(self) -> None:
+        """Let go of all snapshots but the latest, for the room that they take."""
+        while len(self.snapshots) > 1:
+            self._drop(next(iter(self.snapshots)))
+
     def discard(self) -> None:
         """Stop the run, and remove its files when it has ended."""
         self._discarded = True
@@ -314,8 +333,9 @@ class TrainingRun:
                 self.end = "stopped"
         except Exception as error:  # readers of the run must learn of it, whatever it is
             self.end, self.error = "failed", error
-            traceback.clear_frames(error.__traceback__)  # they hold tensors
         del event, events  # and with them all that the training used
+        for error in filter(None, (self.error, self.error and self.error.__cause__)):
+            traceback.clear_frames(error.__traceback__)  # they hold tensors
         self._finish()
         _give_back_memory()
 
@@ -342,6 +362,9 @@ class TrainingRun:
             self.error, self.end = event.error, event.end
         if event.snapshot:
             self._keep(event.snapshot, event.progress.step, event.end is not None)
+        elif event.end and self.snapshots:
+            step, self.domain = next(reversed(self.snapshots.items()))
+            self.plan = NO_IMAGES.format(step)
 
     def _keep(self, delta: Delta, step: int, last: bool) -> None:
         """Write a snapshot; beyond what there is room for, others go (`snapshot_to_drop`).
@@ -355,8 +378,7 @@ class TrainingRun:
         path = self.folder / f"{step:05d}" / file_name(self.job.target)
         written = self._write(delta, path)
         if last and not written:
-            while len(self.snapshots) > 1:
-                self._drop(next(iter(self.snapshots)))
+            self.drop_earlier()
             written = self._write(delta, path)
         if written:
             self.snapshots[step] = path
@@ -388,13 +410,25 @@ class TrainingRun:
         shutil.rmtree(self.snapshots.pop(step).parent, ignore_errors=True)
 
 
-def unkept(folder: Path) -> Delta | None:
-    """The latest domain in the folder of a run whose process died before it was kept elsewhere."""
+def _make(folder: Path, name: str) -> None:
+    """A run's folder, if there is room in it for a file of that name."""
+    try:
+        folder.mkdir(parents=True)
+        check_place(folder / name)
+    except OSError as error:
+        if is_full(error):
+            raise DiskFull(FULL.format("no run could be saved")) from error
+        raise
+
+
+def unkept(folder: Path) -> tuple[Path, Delta] | None:
+    """The latest domain in the folder of a run whose process died before it was kept elsewhere, and
+    its file."""
     if (folder / KEPT).exists():
         return None
     for path in sorted(folder.glob("*/*.safetensors"), reverse=True):
         with contextlib.suppress(DeltaError):
-            return Delta.load(path)
+            return path, Delta.load(path)
     return None
 
 

@@ -26,7 +26,7 @@ from nada.formats.files import written_whole
 from nada.formats.messages import quote
 from nada.serve.disk import Shown, linked, usage
 from nada.serve.domains import KeptDomain, KeptDomains
-from nada.serve.jobs import Job, TrainingRun, unkept
+from nada.serve.jobs import FULL, Job, TrainingRun, unkept
 from nada.serve.line import Line
 from nada.serve.service import Service
 from nada.serve.validate import (
@@ -83,6 +83,7 @@ class Session:
         self.admitted = -math.inf  # when there was room for what they were about to make
         self._lock = threading.RLock()
         self._gone, self._is_new = False, True
+        self._left: list[Path] = []  # folders of runs of an earlier server
         self.domains = KeptDomains(folder / "domains")
 
     @property
@@ -156,6 +157,8 @@ class Session:
             if not self.folder.is_dir():
                 return
             self.domains.find()
+            own = self.run and self.run.folder
+            self._left = [path for path in self.folder.glob("run-*") if path != own]
             with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
                 state = json.loads((self.folder / STATE).read_text())
                 self.remember(dict(state["form"]))
@@ -163,15 +166,14 @@ class Session:
                 self.look_at([(domain.path, weight) for domain, weight in parts if domain])
 
     def recover_runs(self) -> None:
-        """Keep what runs made that an earlier server did not end, with its generator at hand."""
-        with self._lock:
-            for folder in self.folder.glob("run-*"):
-                if self.run and folder == self.run.folder:
-                    continue
-                delta = unkept(folder)
+        """Keep what runs made that an earlier server did not end, with its generator at hand; where
+        the disk is full they stay as they are for another time."""
+        with self._lock, contextlib.suppress(OSError):
+            while self._left:
+                path, delta = unkept(self._left[-1]) or (None, None)
                 if delta and delta.base_fingerprint == self.service.worker.loaded().fingerprint:
-                    self.look_at([(self.keep(delta).path, 1.0)])
-                shutil.rmtree(folder, ignore_errors=True)
+                    self.look_at([(self.keep(delta, path).path, 1.0)])
+                shutil.rmtree(self._left.pop(), ignore_errors=True)
 
     def leave_nothing(self) -> None:
         """Stop the run and remove all that is the visitor's."""
@@ -218,6 +220,7 @@ class Session:
 
         Raises:
             LineFull: there is no place for it.
+            DiskFull: there is no room for it.
         """
         train = (service or self.service).worker.train
         self._admit(self)
@@ -250,11 +253,24 @@ class Session:
         elif run.domain and not keep:
             run.domain = linked(run.domain, self.shown(run.domain.name))
         elif run.domain:
-            domain = self.keep(Delta.load(run.domain))
-            run.mark_kept()
+            path = self._keep_made(run)
             if run is self.run:
-                self.look_at([(domain.path, 1.0)])
+                self.look_at([(path, 1.0)])
             self.save()
+
+    def _keep_made(self, run: TrainingRun) -> Path:
+        """Keep what a run made. On a full disk that takes the room of its earlier snapshots; where
+        there is too little all the same, it stays the run's."""
+        for make_room in (lambda: None, run.drop_earlier):
+            make_room()
+            try:
+                path = self.keep(Delta.load(run.domain), run.domain).path
+            except OSError:
+                continue
+            run.mark_kept()
+            return path
+        run.plan = FULL.format("the domain has no card, and goes with the next run")
+        return run.domain
 
     def _drop_run(self) -> None:
         """Let go of the run, which stops; what was looked at of it is looked at no more."""
@@ -273,12 +289,12 @@ class Session:
 
     # Kept domains
 
-    def keep(self, delta: Delta) -> KeptDomain:
-        """Keep a domain, with thumbnails for its card."""
+    def keep(self, delta: Delta, file: Path | None = None) -> KeptDomain:
+        """Keep a domain, with thumbnails for its card; `file` is where it is saved already."""
         if self._gone:
             raise BadInput("session", "This session was forgotten: open the page again.")
         self._admit(self)
-        return self.domains.add(delta, self.service.thumbnails)
+        return self.domains.add(delta, self.service.thumbnails, file)
 
     def load(self, upload) -> None:
         """Keep the domain of an uploaded file and look at it; an error if it cannot be used."""

@@ -262,14 +262,15 @@ class Sessions:
             if excess <= 0:
                 break
 
-    def tidy(self) -> None:
-        """Remove uploads and answers beyond what there is room for."""
+    def tidy(self, receiving: bool = True) -> None:
+        """Remove uploads and answers beyond what there is room for; `receiving` as `Home.tidy`
+        takes it."""
         if self.home:
-            self.home.tidy(min(self.keep_seconds, SHOWN_SECONDS))
+            self.home.tidy(min(self.keep_seconds, SHOWN_SECONDS), receiving)
 
-    def tidy_uploads(self) -> None:
+    def tidy_uploads(self, receiving: bool = True) -> None:
         """The same when something is uploaded, which may be all that anybody does here."""
-        self.tidy()
+        self.tidy(receiving)
         self._keep_house()
 
     @property

@@ -29,7 +29,8 @@ class Share:
     Args:
         app: what answers.
         events: tells the hosts of the requests that wait or are served.
-        tidy: removes uploads beyond what there is room for.
+        tidy: removes uploads beyond what there is room for, and what is left of those that failed;
+            called with whether others are on their way.
     """
 
     def __init__(self, app, events: Callable[[], Iterable[str | None]], tidy: Callable):
@@ -51,7 +52,7 @@ class Share:
             try:
                 await self.app(scope, self._bounded(receive), send)
             finally:
-                await asyncio.to_thread(self.tidy)
+                await asyncio.to_thread(self.tidy, self._uploading.total() > 1)
 
     @contextlib.asynccontextmanager
     async def _turn(self, address: str | None) -> AsyncIterator[None]:
