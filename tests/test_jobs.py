@@ -99,8 +99,7 @@ def test_a_run_whose_numbers_explode_keeps_the_last_good_ones(start, monkeypatch
 
 def test_an_owner_has_one_run_and_nobody_elses(start):
     first = stepped(start(ENDLESS, "one"))
-    other = start(ENDLESS, "two")
-    second = start(JOB, "one")
+    second, other = start(JOB, "one"), start(ENDLESS, "two")
     assert finished(first).state == "stopped" and finished(second).state == "finished"
     sessions = start.sessions
     assert sessions.get("one").run is second and sessions.get("two").run is other
