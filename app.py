@@ -631,6 +631,8 @@ def main() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, tell)
+        if hasattr(os, "register_at_fork"):  # a process that lends a device just ends
+            os.register_at_fork(after_in_child=partial(signal.signal, number, signal.SIG_DFL))
     keep_freed_memory()
     with ending_in_a_sentence("app.py"):
         _, choices = serve(args)

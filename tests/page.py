@@ -123,6 +123,15 @@ def begin(page, steps: int, settings="Settings", seed="Seed", label="Steps") -> 
     page.locator("#adapt").click()
 
 
+def begin_long(page) -> None:
+    """Start a run that takes minutes, and wait for its first steps."""
+    if not field(page, "Batch").is_visible():
+        unfold(page)
+    field(page, "Batch").fill("16")
+    begin(page, 2000)
+    expect(page.locator(".run.running")).to_contain_text(re.compile(r"step \d+/2000"))
+
+
 def adapt(page, steps=9, target="zombie"):
     """A run from the page's form to its end; what the page shows then."""
     field(page, "Target").fill(target)

@@ -7,10 +7,11 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.cable import Cable
+from tests.helpers import wait_for
 from tests.page import (
     WIDTHS,
     adapt,
-    begin,
+    begin_long,
     button,
     changes,
     field,
@@ -21,6 +22,7 @@ from tests.page import (
     shoot,
     visits,
 )
+from tests.served import serve
 
 SOON = 3.0  # seconds in which all is there again
 BUSY = 5  # as much as that on a machine with other work
@@ -31,14 +33,8 @@ def is_soon(began: float) -> bool:
     return time.monotonic() - began < SOON * BUSY
 
 
-def runs(page, steps=2000) -> None:
-    """A long run that is under way."""
-    begin(page, steps)
-    expect(page.locator(".run.running")).to_contain_text(re.compile(r"step \d+/2000"))
-
-
 def goes_on(page) -> int:
-    """The step of the run that the page watches, which rises."""
+    """The step of the long run that the page watches, which rises."""
     line = page.locator(".run.running .said")
     expect(line).to_contain_text(re.compile(r"step \d+/2000"))
     step = int(re.search(r"(\d+)/", line.inner_text())[1])
@@ -71,7 +67,7 @@ def test_a_reload_loses_nothing(page, tmp_path):
         page.locator("a[download$='.safetensors']").click()
     assert download.value.path().stat().st_size > 0
 
-    runs(page)
+    begin_long(page)
     step = goes_on(page)
     began = reload(page)
     assert goes_on(page) >= step and is_soon(began)
@@ -91,7 +87,7 @@ def test_ten_seconds_without_a_line_lose_nothing(browser, server, width):
     with visits(browser, cable) as visit:
         page = visit(width)
         adapt(page, 4, "zombie")
-        runs(page)
+        begin_long(page)
         step = goes_on(page)
         with going_away(page):
             cable.cut()
@@ -109,7 +105,7 @@ def test_ten_seconds_without_a_line_lose_nothing(browser, server, width):
 @pytest.mark.slow
 def test_a_run_goes_on_while_its_page_is_closed_for_a_moment(visit):
     page = visit()
-    runs(page)
+    begin_long(page)
     step = goes_on(page)
     page.close()
     time.sleep(5)
@@ -119,7 +115,7 @@ def test_a_run_goes_on_while_its_page_is_closed_for_a_moment(visit):
 def test_a_second_tab_shows_the_same(visit):
     page = visit()
     adapt(page, 4, "zombie")
-    runs(page)
+    begin_long(page)
     began = time.monotonic()
     second = visit.tab(page)
     goes_on(second)
@@ -132,6 +128,20 @@ def test_a_second_tab_shows_the_same(visit):
     second.close()
     reload(page)
     expect(page.locator(".card")).to_have_count(2)
+
+
+@pytest.mark.slow
+def test_who_is_on_the_page_is_not_forgotten(browser, tmp_path, clip_tiny):
+    with serve(tmp_path, clip_tiny, "--keep", "0.1") as short, visits(browser, short) as visit:
+        page = visit()
+        adapt(page, 2, "zombie")
+        page.wait_for_timeout(20_000)  # three times as long as the server remembers
+        reload(page)
+        expect(page.locator(".card")).to_have_count(1)
+        page.close()
+        time.sleep(15)
+        expect(visit.tab(page).locator(".card")).to_have_count(0)
+        wait_for(lambda: not list(tmp_path.glob("cache/*/visitors/*/domains")))
 
 
 def key(page) -> str:

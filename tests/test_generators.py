@@ -11,7 +11,7 @@ from nada.formats import catalogue
 from nada.formats.catalogue import CATALOGUE
 from nada.generator import GeneratorConfig
 from nada.serve.generators import GeneratorChoices, offered
-from nada.serve.models import Download, Options, choose_options, gpu_of
+from nada.serve.models import STORE, Download, Options, choose_options, gpu_of
 from nada.serve.validate import BadInput
 from nada.serve.view import loading, refusal
 from tests.helpers import tiny_generator
@@ -67,6 +67,36 @@ def test_what_cannot_be_had_leaves_the_choice_as_it_was(choices, monkeypatch):
     session = choices.sessions.get("one")
     with pytest.raises(BadInput, match="The Hub is shut; come back later"):
         list(choices.choose(session, "ffhq"))
+    assert session.service is choices.first
+
+
+def test_who_comes_back_finds_the_generator_they_chose(choices, monkeypatch):
+    demo, first = choices._service("demo"), choices.first
+    for service in (demo, first):
+        monkeypatch.setattr(service.worker, "models", lambda: None)
+    monkeypatch.setattr(STORE, "is_ready", lambda options: True)
+    one, two, three = (choices.sessions.get(name) for name in ("one", "two", "three"))
+    list(choices.choose(one, "demo"))
+    assert one.form["generator"] == "demo"
+    for session, remembered, expected in (
+        (two, {"generator": "demo"}, demo),  # by a server that was started again
+        (three, {"generator": "one that is not offered any more"}, first),
+        (one, {}, demo),
+    ):
+        session.remember(remembered)
+        list(choices.return_to(session))
+        assert session.service is expected
+
+
+def test_who_comes_back_to_what_cannot_be_had_begins_with_the_first(choices, monkeypatch):
+    def fail():
+        raise ValueError("The Hub is shut; come back later.")
+
+    monkeypatch.setattr(choices._service("ffhq").worker, "models", fail)
+    monkeypatch.setattr(STORE, "is_ready", lambda options: options == choices.first.options)
+    session = choices.sessions.get("one")
+    session.remember({"generator": "ffhq"})
+    list(choices.return_to(session))
     assert session.service is choices.first
 
 

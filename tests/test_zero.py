@@ -5,6 +5,7 @@ import re
 import pytest
 from gradio_client import handle_file
 from PIL import Image
+from playwright.sync_api import expect
 
 from nada.checkpoint import load_generator
 from nada.delta import Delta, blend
@@ -12,6 +13,8 @@ from nada.sample import sample
 from nada.serve.images import page_grid
 from tests.api import LONG, adapt, connect, same, started
 from tests.helpers import equal
+from tests.page import adapt as page_adapt
+from tests.page import begin_long, reload, visits
 from tests.served import ROOT, serve
 
 
@@ -58,3 +61,15 @@ def test_errors_come_back_as_sentences(client, tmp_path):
         client.predict(
             seeds="1", domain_file=handle_file(tmp_path / "strange.safetensors"), api_name="/sample"
         )
+
+
+@pytest.mark.slow
+def test_a_reload_loses_neither_run_nor_domains(browser, zero):
+    with visits(browser, zero) as visit:
+        page = visit()
+        page_adapt(page, 4, "zombie")
+        begin_long(page)
+        reload(page)
+        expect(page.locator(".run.running")).to_contain_text(re.compile(r"step \d{2,}/2000"))
+        page.keyboard.press("Escape")
+        expect(page.locator(".card")).to_have_count(2)

@@ -92,7 +92,7 @@ class GeneratorChoices:
         the first one, which the server loads by itself, where theirs is not to be had any more."""
         service = self._services.get(session.form.get("generator"), session.service)
         try:
-            if service is not self.first:
+            if service is not self.first and not service.worker.is_ready:
                 yield from _load(service)
             session.service = service
         except BadInput:
