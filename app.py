@@ -515,7 +515,9 @@ def launch(blocks: gr.Blocks, sessions: Sessions, **options) -> tuple:
         theme=theme, css_paths=PAGE / "style.css", i18n=I18N, show_error=True, ssr_mode=False,
         max_file_size="200mb", run_history=False, enable_monitoring=False,
         footer_links=["api", "settings"], max_threads=MAX_THREADS,
-        state_session_capacity=MAX_STATES, app_kwargs={"middleware": around}, **options,
+        state_session_capacity=MAX_STATES, app_kwargs={"middleware": around},
+        _frontend=False,  # no look at its own page, which a busy machine fails at, and ends
+        **options,
     )  # fmt: skip
 
 

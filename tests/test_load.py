@@ -2,10 +2,15 @@
 
 import concurrent.futures
 import contextlib
+import io
 import json
+import math
 import re
 import secrets
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -14,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client
+from PIL import Image
 
 from nada.checkpoint import load_generator, save_generator
 from nada.clip import save_clip
@@ -21,6 +27,9 @@ from nada.delta import diff
 from nada.generator import GeneratorConfig
 from nada.presets import PRESETS
 from nada.serve.disk import usage
+from nada.serve.line import STARTS_PER_ADDRESS, WAITING_PER_ADDRESS
+from nada.serve.sessions import SESSIONS_PER_ADDRESS
+from nada.serve.share import EVENTS_PER_ADDRESS
 from tests.api import LONG, started
 from tests.helpers import adapted, tiny_generator, wait_for
 from tests.served import WORDS, serve, serve_app
@@ -28,6 +37,9 @@ from tests.served import WORDS, serve, serve_app
 STRANGER, VISITOR = "198.51.100.7", "192.0.2.1"
 LOOK = ("1-2", 1.0, 0.7)  # seeds, strength, truncation
 RUN = {**PRESETS["demo"].served(), "steps": 2000, "k": 0, "batch": 2}
+QUICK_RUN = {**PRESETS["demo"].served(), "steps": 4, "k": 2, "batch": 2}
+SCRIPT_RUN = {"source": "photo", "target": "zombie", **QUICK_RUN}
+FILE_BYTES = 400_000  # of a domain file at least, where they are large
 BOUND = 12 * 2**20  # bytes of answers, and of uploads
 
 
@@ -216,6 +228,37 @@ def fetch(visitor, file: dict) -> bytes:
 
 
 @pytest.mark.slow
+def test_a_stranger_of_500_sessions_takes_nothing(tmp_path, clip_tiny):
+    with serve(tmp_path, clip_tiny, "--proxies", "127.0.0.1") as server:
+        key, (zombie, elf, junk) = secrets.token_hex(32), domains(tmp_path, "zombie", "elf", "junk")
+        mine = Visitor(server, VISITOR, is_there=True)
+        mine.tell("greet", key, "")
+        for file in (zombie, elf):
+            assert '"success":true' in mine.tell("load", mine.upload(file), *LOOK)
+        mine.train()
+        back = Visitor(server, VISITOR)
+        before = wait_for(lambda: step(back.tell("greet", key, "")))
+
+        def come(number):
+            stranger = Visitor(server, STRANGER)
+            stranger.tell("greet", secrets.token_hex(32), "")
+            if number % 2:
+                stranger.tell("load", stranger.upload(junk), *LOOK)
+
+        with slowest(mine.info) as longest, concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for came in [pool.submit(come, number) for number in range(500)]:
+                came.result()
+        assert longest[0] < 10 and mine.info()["domains"] <= 2 + SESSIONS_PER_ADDRESS
+        there = back.tell("greet", key, "")
+        missing = [name for name in ("zombie", "elf") if f'"{name} · ' not in there]
+        assert not missing and step(there) > before
+        back.tell("stop")
+        wait_for(lambda: mine.info()["domains"] == 3 + SESSIONS_PER_ADDRESS)
+        assert '"success":true' in back.tell("look", *LOOK)
+        mine.leave()
+
+
+@pytest.mark.slow
 def test_what_nobody_fetches_takes_the_place_of_nothing(tmp_path, clip_tiny):
     program = lowered(**{"nada.serve.presence.MAX_UNFETCHED": 20})
     with serve(tmp_path, clip_tiny, "--proxies", "127.0.0.1", program=program) as server:
@@ -236,7 +279,73 @@ def test_what_nobody_fetches_takes_the_place_of_nothing(tmp_path, clip_tiny):
         client.close()
 
 
+def ended(visitor, endpoint: str, event: str) -> str:
+    """The answer to a request that was posted."""
+    with visitor.open(f"call/{endpoint}/{event}") as reply:
+        return reply.read().decode()
+
+
+@pytest.mark.slow
+def test_an_address_has_its_share_of_runs_and_of_requests(tmp_path, clip_tiny):
+    """Whatever it says of itself: no proxy is believed here."""
+    with serve(tmp_path, clip_tiny, "--host", "0.0.0.0", "--keep", "20") as server:
+        mine, address = Visitor(server), own_address()
+        server.url = server.url.replace("127.0.0.1", address)
+        strangers = [Visitor(server, f"198.51.100.{i}") for i in range(WAITING_PER_ADDRESS + 3)]
+        posted = [visitor.post("adapt", LONG) for visitor in strangers]
+        wait_for(lambda: sum(mine.info()["runs"].values()) == WAITING_PER_ADDRESS)
+        wait_for(lambda: sum(mine.info()["runs"].values()) == 0)  # nobody followed them
+        told = [ended(visitor, "adapt", event) for visitor, event in zip(strangers, posted)]
+        assert sum("from your address wait or train" in answer for answer in told) == 3
+        quick = {**LONG, "steps": 1, "batch": 1}
+        left = STARTS_PER_ADDRESS - WAITING_PER_ADDRESS
+        answers = [strangers[0].answer("adapt_once", quick) for _ in range(left + 1)]
+        assert ["were started from your address" in one for one in answers] == [False] * left + [
+            True
+        ]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            for _ in range(5 * EVENTS_PER_ADDRESS):
+                strangers[0].post("sample", {"seeds": "1-36"})
+        assert refused.value.code == 429 and "from your address" in refused.value.read().decode()
+        assert mine.info()["size"] == 16
+
+
+def own_address() -> str:
+    """An address of this machine that is not the one that each machine has."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route, contextlib.suppress(OSError):
+        route.connect(("192.0.2.1", 9))  # nothing is sent
+        if not route.getsockname()[0].startswith("127."):
+            return route.getsockname()[0]
+    pytest.skip("this machine has no other address")
+
+
 # Files
+
+
+@pytest.mark.slow
+def test_300_blends_and_300_samples_stay_under_the_bound(tmp_path, clip_tiny):
+    with large_files(tmp_path, clip_tiny, "--keep", "0.5") as server:
+        files = domains(tmp_path, "zombie", "elf")
+        Visitor(server).info()
+        start = usage(tmp_path / "cache")
+
+        def draw(number):
+            visitor, uploaded = Visitor(server, is_there=True), -math.inf
+            for seed in range(50):
+                if time.monotonic() - uploaded > 10:  # they go after half a minute
+                    mixed, uploaded = [visitor.upload(file) for file in files], time.monotonic()
+                image, mix = results(visitor.tell("blend", mixed, "", f"{seed}", 0.7))
+                assert Image.open(io.BytesIO(fetch(visitor, image))).size[0] >= 16
+                assert len(fetch(visitor, mix)) > FILE_BYTES
+                (image,) = results(visitor.tell("sample", f"{seed}", 0.7, None, 1.0))
+                assert Image.open(io.BytesIO(fetch(visitor, image))).size[0] >= 16
+            visitor.leave()
+
+        with largest(tmp_path / "cache") as most, concurrent.futures.ThreadPoolExecutor(6) as pool:
+            for drawn in [pool.submit(draw, number) for number in range(6)]:
+                drawn.result()
+        assert 5 * FILE_BYTES < most[0] <= start + 2 * BOUND
+        wait_for(lambda: usage(tmp_path / "cache") <= start, 120)
 
 
 @pytest.mark.slow
@@ -268,7 +377,7 @@ def test_uploads_that_nobody_uses_stay_under_the_bound(tmp_path, clip_tiny):
         wait_for(lambda: usage(tmp_path / "cache") <= start, 120)
 
 
-# Lines
+# Long service
 
 
 def held(server) -> dict[str, int]:
@@ -277,6 +386,54 @@ def held(server) -> dict[str, int]:
     threads = re.search(r"Threads:\s*(\d+)", (process / "status").read_text())[1]
     files = len(list((process / "fd").iterdir()))
     return {"memory": round(server.resident()), "threads": int(threads), "files": files}
+
+
+def one_run(server, number):
+    visitor = Visitor(server, is_there=True)
+    if number % 3:
+        assert '"finished"' in visitor.tell("adapt_once", *SCRIPT_RUN.values(), None)
+    else:
+        visitor.join("adapt", *{**SCRIPT_RUN, "steps": 2000}.values(), None)
+        wait_for(lambda: visitor.info()["runs"]["training"])
+    visitor.leave()
+    if not number % 3:
+        wait_for(lambda: not visitor.info()["runs"]["training"])
+
+
+def ten_samples(server, number):
+    visitor = Visitor(server, is_there=True)
+    for seed in range(10):
+        fetch(visitor, results(visitor.tell("sample", f"{10 * number + seed}", 0.7, None, 1.0))[0])
+    visitor.leave()
+
+
+def one_visit(server, number):
+    visitor = Visitor(server, is_there=True)
+    visitor.tell("greet", secrets.token_hex(32), "")
+    if number % 4 == 0:
+        made = (server.log.parent / "made.safetensors").read_bytes()
+        assert '"success":true' in visitor.tell("load", visitor.upload(made), *LOOK)
+    visitor.leave()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work, often", [(one_run, 100), (ten_samples, 100), (one_visit, 200)])
+def test_a_server_holds_after_long_service_what_it_held_before(tmp_path, clip_tiny, work, often):
+    with serve(tmp_path, clip_tiny, "--keep", "0.2") as server:
+        domains(tmp_path, "zombie")
+
+        def serve_all(numbers):
+            with concurrent.futures.ThreadPoolExecutor(1 if work is one_run else 4) as pool:
+                for done in [pool.submit(work, server, number) for number in numbers]:
+                    done.result()
+            wait_for(lambda: Visitor(server).info()["visitors"] <= 1)
+            return held(server)
+
+        before = serve_all(range(-often // 4, 0))  # pools, allocators, caches settle
+        after = serve_all(range(often))
+        print(work.__name__, before, after)
+        assert after["memory"] - before["memory"] < 40
+        assert after["threads"] - before["threads"] < 20 and after["files"] - before["files"] < 20
 
 
 @pytest.mark.slow
@@ -297,3 +454,33 @@ def test_lines_of_made_up_visitors_harm_nobody(tmp_path, clip_tiny):
         assert longest[0] < 10 and step(back.tell("greet", key, "")) > before
         wait_for(lambda: held(server)["files"] < files + 20)
         mine.leave()
+
+
+KILLED = """
+import sys, time
+from gradio_client import Client
+client = Client(sys.argv[1], verbose=False, httpx_kwargs={"timeout": 60})
+job = client.submit(source="photo", target="zombie", steps=2000, batch=16, k=0, api_name="/adapt")
+while not any(output[1]["state"] == sys.argv[2] for output in job.outputs()):
+    time.sleep(0.01)
+print("there", flush=True)
+job.result()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["waiting", "starting", "running"])
+def test_the_place_of_a_client_that_was_killed_is_free_in_seconds(server, phase):
+    visitor = Visitor(server, is_there=True)
+    if phase == "waiting":
+        visitor.train()
+        wait_for(lambda: visitor.info()["runs"]["training"])
+    command = [sys.executable, "-c", KILLED, server.url, phase]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as doomed:
+        assert doomed.stdout.readline() == "there\n"
+        doomed.send_signal(signal.SIGKILL)
+    began, others = time.monotonic(), 1 if phase == "waiting" else 0
+    wait_for(lambda: sum(visitor.info()["runs"].values()) == others)
+    assert time.monotonic() - began < 20
+    visitor.tell("stop")
+    visitor.leave()
