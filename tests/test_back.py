@@ -1,6 +1,7 @@
 """Nobody loses what they made: the page reloaded, cut off, opened twice, and in other hands."""
 
 import re
+import signal
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from playwright.sync_api import expect
 from tests.cable import Cable
 from tests.helpers import wait_for
 from tests.page import (
+    LEAVING,
     WIDTHS,
     adapt,
     begin_long,
@@ -22,7 +24,7 @@ from tests.page import (
     shoot,
     visits,
 )
-from tests.served import serve
+from tests.served import free_port, serve
 
 SOON = 3.0  # seconds in which all is there again
 BUSY = 5  # as much as that on a machine with other work
@@ -128,6 +130,27 @@ def test_a_second_tab_shows_the_same(visit):
     second.close()
     reload(page)
     expect(page.locator(".card")).to_have_count(2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restarted_server_loses_nothing(browser, tmp_path, clip_tiny, end):
+    port = free_port()
+    with serve(tmp_path, clip_tiny, port=port) as first, visits(browser, first) as visit:
+        page = visit()
+        adapt(page, 4, "zombie")
+        begin_long(page)
+        goes_on(page)
+        first.process.send_signal(end)
+        first.process.wait(20)
+        with serve(tmp_path, clip_tiny, port=port):  # the page comes back by itself
+            expect(page.locator(".card")).to_have_count(2)
+            expect(page.locator(".card").first).to_contain_text("zombie")
+            expect(page.locator(".card img").first).to_be_visible()
+            expect(field(page, "Target")).to_have_value("zombie")
+            adapt(page, 2, "anime")
+            page.close()
+        page.wrong[:] = [said for said in page.wrong if not LEAVING.search(said)]
 
 
 @pytest.mark.slow
