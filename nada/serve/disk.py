@@ -92,6 +92,9 @@ class Home:
             is_part = path.name.startswith(PART) and path.is_file()
             lasts = (PART_SECONDS if receiving else 0) if is_part else seconds
             if now - changed > lasts or (is_upload and excess > 0):
+                if is_part:  # one that is still open would take room until it is closed
+                    with contextlib.suppress(OSError):
+                        os.truncate(path, 0)
                 _remove(path)
                 excess -= size if is_upload else 0
 
