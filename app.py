@@ -509,7 +509,9 @@ def launch(blocks: gr.Blocks, sessions: Sessions, **options) -> tuple:
     around = [
         Middleware(PlainErrors),
         Middleware(Presence, sessions=sessions),
-        Middleware(Share, events=hosts, tidy=sessions.tidy_uploads),
+        Middleware(
+            Share, events=hosts, tidy=sessions.tidy_uploads, remove_parts=sessions.remove_parts
+        ),
     ]
     return blocks.launch(
         theme=theme, css_paths=PAGE / "style.css", i18n=I18N, show_error=True, ssr_mode=False,

@@ -77,7 +77,7 @@ def serve_app(folder: Path, *arguments: str, **options):
             assert server.process.poll() is None and time.monotonic() < deadline, server.said()
             time.sleep(0.2)
         yield server
-        assert server.errors() == []
+        assert server.errors() == [], server.said()
 
 
 @contextlib.contextmanager

@@ -83,6 +83,19 @@ def test_what_passes_goes_by_age_and_by_size(tmp_path, monkeypatch):
     home.close()
 
 
+def test_parts_of_failed_uploads_go_when_none_is_on_its_way(tmp_path):
+    home = Home(tmp_path, "7860", 60.0)
+    part = write(home.folder / "tmpabc")
+    whole, old = write(home.folder / "01" / "tmp"), write(home.folder / "tmpold", age=100)
+    home.tidy()
+    assert part.exists() and not old.exists()  # it may yet grow
+    with part.open("rb") as still_open:
+        home.remove_parts()
+        assert not part.exists() and os.fstat(still_open.fileno()).st_size == 0
+    assert whole.exists()
+    home.close()
+
+
 def test_a_visitor_has_only_so_many_answers(tmp_path, monkeypatch):
     monkeypatch.setattr(nada.serve.disk, "FETCH_SECONDS", 0.0)
     monkeypatch.setattr(nada.serve.disk, "MAX_SHOWN", 5)

@@ -34,13 +34,18 @@ def start(models):
     worker = SimpleNamespace(train=lambda job, stop: train(lambda: models, job, stop, turn))
     sessions = Sessions(SimpleNamespace(worker=worker, thumbnails=lambda path: ()))
 
+    runs = []
+
     def begin(job=JOB, id="me"):
-        return sessions.get(id).train(job)
+        runs.append(run := sessions.get(id).train(job))
+        return run
 
     begin.sessions, begin.turn = sessions, turn
     yield begin
     for id in list(sessions._tabs):
         sessions.forget(id)
+    for run in runs:  # none works on in the next test
+        run.finished.wait(60)
 
 
 def test_a_run_leaves_a_domain_that_draws_what_it_showed(start, models):

@@ -29,7 +29,7 @@ def test_an_address_may_have_so_many_requests_that_wait(path):
     async def app(scope, receive, send):
         passed.append(scope["client"][0])
 
-    share = Share(app, lambda: [STRANGER] * EVENTS_PER_ADDRESS + [None], lambda: None)
+    share = Share(app, lambda: [STRANGER] * EVENTS_PER_ADDRESS + [None], *[lambda: None] * 2)
     with pytest.raises(Refused, match="from your address wait already") as refused:
         answered(share, request(path, STRANGER))
     assert refused.value.status == 429
@@ -38,7 +38,7 @@ def test_an_address_may_have_so_many_requests_that_wait(path):
 
 
 def test_two_uploads_of_an_address_come_at_a_time_and_others_wait():
-    now, most, tidied = dict.fromkeys((STRANGER, VISITOR), 0), {}, []
+    now, most, tidied, alone = dict.fromkeys((STRANGER, VISITOR), 0), {}, [], []
 
     async def app(scope, receive, send):
         host = scope["client"][0]
@@ -47,10 +47,11 @@ def test_two_uploads_of_an_address_come_at_a_time_and_others_wait():
         await asyncio.sleep(0.01)
         now[host] -= 1
 
-    share = Share(app, list, lambda: tidied.append(True))
+    share = Share(app, list, lambda: tidied.append(True), lambda: alone.append(len(tidied)))
     hosts = [STRANGER] * 7 + [VISITOR]
     answered(share, *(request("upload", host) for host in hosts))
     assert most == {STRANGER: 2, VISITOR: 1} and len(tidied) == 8
+    assert alone and min(alone) >= 6  # parts of uploads stay as long as others are on their way
 
 
 def test_room_is_made_while_an_upload_comes_which_may_not_be_too_large(monkeypatch):
@@ -64,7 +65,7 @@ def test_room_is_made_while_an_upload_comes_which_may_not_be_too_large(monkeypat
     async def receive():
         return {"body": b"x" * 100}
 
-    share = Share(app, list, lambda: tidied.append(len(received)))
+    share = Share(app, list, lambda: tidied.append(len(received)), lambda: None)
     with pytest.raises(Refused, match="An upload may have") as refused:
         answered(share, request("upload", STRANGER), receive=receive)
     assert refused.value.status == 413 and len(received) == 10 and len(tidied) == 11

@@ -65,12 +65,12 @@ class Api:
         run, drawn, grid = session.train(job, self.service, hints, keep=False), None, None
         try:
             for state in run.follow():
-                if run.after is not drawn:
+                if run.after is not drawn and (images := run.pairs()) is not None:
                     drawn = run.after
                     with contextlib.suppress(OSError):  # a full disk costs a picture, not the run
-                        grid = _shown(session, page_grid(run.pairs(), len(drawn)), "pairs.png")
-                file = str(run.domain) if run.domain and state not in GOING else None
-                yield grid, status(run, state), file
+                        grid = _shown(session, page_grid(images, len(images) // 2), "pairs.png")
+                ended = state not in GOING and run.domain and run.domain.exists()
+                yield grid, status(run, state), str(run.domain) if ended else None
         finally:
             run.stop.set()
             run.let_go_of_images()

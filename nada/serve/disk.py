@@ -74,29 +74,31 @@ class Home:
         """Where files lie that were made for one answer."""
         return self.folder / "shown"
 
-    def tidy(self, seconds: float = SHOWN_SECONDS, receiving: bool = True) -> None:
+    def tidy(self, seconds: float = SHOWN_SECONDS) -> None:
         """Remove what passes once it is `seconds` old, and the oldest uploads where there is too
-        much of them; `Shown` bounds answers, so that no upload drives one out. Parts of uploads
-        that failed, which the page library leaves, go at once.
+        much of them; `Shown` bounds answers, so that no upload drives one out.
 
         Args:
             seconds: since it was last written to.
-            receiving: whether a file is being uploaded, so that a part may yet grow.
         """
-        now, found = time.time(), []
-        for path in _passing(self.folder):
-            found.append((_newest(path), usage(path), path))
+        now = time.time()
+        found = [(_newest(path), usage(path), path) for path in _passing(self.folder)]
         excess = sum(size for _, size, path in found if path.parent == self.folder) - UPLOAD_BYTES
         for changed, size, path in sorted(found):
             is_upload = path.parent == self.folder
-            is_part = path.name.startswith(PART) and path.is_file()
-            lasts = (PART_SECONDS if receiving else 0) if is_part else seconds
-            if now - changed > lasts or (is_upload and excess > 0):
-                if is_part:  # one that is still open would take room until it is closed
-                    with contextlib.suppress(OSError):
-                        os.truncate(path, 0)
+            if _is_part(path):  # which is counted, and may yet grow
+                if now - changed > PART_SECONDS:
+                    _remove(path)
+            elif now - changed > seconds or (is_upload and excess > 0):
                 _remove(path)
                 excess -= size if is_upload else 0
+
+    def remove_parts(self) -> None:
+        """Remove what the page library leaves of uploads that failed; while none is on its way."""
+        for path in filter(_is_part, self.folder.glob(f"{PART}*")):
+            with contextlib.suppress(OSError):
+                os.truncate(path, 0)  # one that is still open would take room until it is closed
+                _remove(path)
 
     def remove_old(self, known: Container[str], seconds: float) -> None:
         """Remove what visitors of an earlier server kept who did not come back for so long.
@@ -174,6 +176,10 @@ def _passing(folder: Path) -> Iterator[Path]:
             yield from path.glob("*")
         elif path.name != "visitors":
             yield path
+
+
+def _is_part(path: Path) -> bool:
+    return path.name.startswith(PART) and path.is_file()
 
 
 def _remove(path: Path) -> None:

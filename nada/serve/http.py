@@ -140,7 +140,7 @@ class Reply:
         self.send = send
         self.start: dict | None = None
         self.body = bytearray()
-        self.sent = self.streams = False
+        self.sent = self.streams = self.complete = False
 
     async def __call__(self, message: dict) -> None:
         """Take a message of the app; see the ASGI specification."""
@@ -159,17 +159,20 @@ class Reply:
             return
         elif message["type"] == "http.response.body" and self.streams:
             message = {**message, "body": plain_event(message.get("body", b""))}
-        await self.send(message)
+        await self._pass(message)
 
     async def end(self, status: int, sentence: str) -> None:
-        """End a reply that the app did not: with an error, or as an event where events stream."""
+        """End a reply that the app did not: with an error, or as an event where events stream; one
+        that is complete, after which the app did more, stays as it is."""
+        if self.complete:
+            return
         if not self.sent:
             headers = [(b"content-type", b"application/json")]
             self.start = {"type": "http.response.start", "status": status, "headers": headers}
             self.body = bytearray(json.dumps({"detail": sentence}).encode())
             await self._send_held()
         else:
-            await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._pass({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_held(self) -> None:
         self.sent = True
@@ -179,8 +182,13 @@ class Reply:
         if body:
             headers += [(b"content-type", b"application/json")]
             headers += [(b"content-length", str(len(body)).encode())]
-        await self.send({**self.start, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+        await self._pass({**self.start, "headers": headers})
+        await self._pass({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _pass(self, message: dict) -> None:
+        is_body = message["type"] == "http.response.body"
+        self.complete = is_body and not message.get("more_body", False)
+        await self.send(message)
 
 
 def explain(error: Exception) -> tuple[int, str]:

@@ -287,9 +287,10 @@ class TrainingRun:
             raise self.error
         yield state
 
-    def pairs(self) -> Tensor:
-        """Images before and after, [2N, 3, H, W], once there are any."""
-        return torch.cat([self.before, self.after])
+    def pairs(self) -> Tensor | None:
+        """Images before and after, [2N, 3, H, W]; None as long as there are none, or no more."""
+        before, after = self.before, self.after
+        return None if before is None or after is None else torch.cat([before, after])
 
     @property
     def bytes(self) -> int:

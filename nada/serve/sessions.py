@@ -262,16 +262,20 @@ class Sessions:
             if excess <= 0:
                 break
 
-    def tidy(self, receiving: bool = True) -> None:
-        """Remove uploads and answers beyond what there is room for; `receiving` as `Home.tidy`
-        takes it."""
+    def tidy(self) -> None:
+        """Remove uploads and answers beyond what there is room for."""
         if self.home:
-            self.home.tidy(min(self.keep_seconds, SHOWN_SECONDS), receiving)
+            self.home.tidy(min(self.keep_seconds, SHOWN_SECONDS))
 
-    def tidy_uploads(self, receiving: bool = True) -> None:
+    def tidy_uploads(self) -> None:
         """The same when something is uploaded, which may be all that anybody does here."""
-        self.tidy(receiving)
+        self.tidy()
         self._keep_house()
+
+    def remove_parts(self) -> None:
+        """Remove what is left of uploads that failed; while none is on its way."""
+        if self.home:
+            self.home.remove_parts()
 
     @property
     def room(self) -> int:

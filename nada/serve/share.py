@@ -29,12 +29,19 @@ class Share:
     Args:
         app: what answers.
         events: tells the hosts of the requests that wait or are served.
-        tidy: removes uploads beyond what there is room for, and what is left of those that failed;
-            called with whether others are on their way.
+        tidy: removes uploads beyond what there is room for.
+        remove_parts: removes what is left of uploads that failed, while none is on its way.
     """
 
-    def __init__(self, app, events: Callable[[], Iterable[str | None]], tidy: Callable):
-        self.app, self.events, self.tidy = app, events, tidy
+    def __init__(
+        self,
+        app,
+        events: Callable[[], Iterable[str | None]],
+        tidy: Callable[[], None],
+        remove_parts: Callable[[], None],
+    ):
+        self.app, self.events = app, events
+        self.tidy, self.remove_parts = tidy, remove_parts
         self._turns: dict[str | None, asyncio.Semaphore] = {}  # of addresses that upload
         self._uploading: Counter[str | None] = Counter()
 
@@ -52,7 +59,9 @@ class Share:
             try:
                 await self.app(scope, self._bounded(receive), send)
             finally:
-                await asyncio.to_thread(self.tidy, self._uploading.total() > 1)
+                if self._uploading.total() == 1:  # none can begin before this line is over
+                    self.remove_parts()
+                await asyncio.to_thread(self.tidy)
 
     @contextlib.asynccontextmanager
     async def _turn(self, address: str | None) -> AsyncIterator[None]:
