@@ -17,7 +17,8 @@ import torch
 from nada.formats.messages import first_line
 
 # from glibc's malloc.h
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+ARENAS = 4  # each keeps what it once held; a server has many threads, which would have 8 a core
 
 _kept = False
 
@@ -39,7 +40,8 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    _kept = mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, 2**31 - 1) == 1
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, ARENAS))
+    _kept = all([mallopt(*setting) == 1 for setting in settings])
     return _kept
 
 

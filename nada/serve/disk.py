@@ -86,6 +86,8 @@ class Home:
         excess = sum(size for _, size, path in found if path.parent == self.folder) - UPLOAD_BYTES
         for changed, size, path in sorted(found):
             is_upload = path.parent == self.folder
+            if _newest(path) > changed:  # the same was uploaded again meanwhile
+                continue
             if _is_part(path):  # which is counted, and may yet grow
                 if now - changed > PART_SECONDS:
                     _remove(path)
