@@ -417,6 +417,7 @@ def one_visit(server, number):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("work, often", [(one_run, 100), (ten_samples, 100), (one_visit, 200)])
 def test_a_server_holds_after_long_service_what_it_held_before(tmp_path, clip_tiny, work, often):
     with serve(tmp_path, clip_tiny, "--keep", "0.2") as server:

@@ -7,6 +7,7 @@ a visitor downloads need not be copied. `visitors/` holds what visitors keep (`n
 
 import contextlib
 import errno
+import math
 import os
 import re
 import secrets
@@ -15,7 +16,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,24 +77,16 @@ class Home:
 
     def tidy(self, seconds: float = SHOWN_SECONDS) -> None:
         """Remove what passes once it is `seconds` old, and the oldest uploads where there is too
-        much of them; `Shown` bounds answers, so that no upload drives one out.
+        much of them, or of their parts; `Shown` bounds answers, so that no upload drives one out.
 
         Args:
             seconds: since it was last written to.
         """
-        now = time.time()
-        found = [(_newest(path), usage(path), path) for path in _passing(self.folder)]
-        excess = sum(size for _, size, path in found if path.parent == self.folder) - UPLOAD_BYTES
-        for changed, size, path in sorted(found):
-            is_upload = path.parent == self.folder
-            if _newest(path) > changed:  # the same was uploaded again meanwhile
-                continue
-            if _is_part(path):  # which is counted, and may yet grow
-                if now - changed > PART_SECONDS:
-                    _remove(path)
-            elif now - changed > seconds or (is_upload and excess > 0):
-                _remove(path)
-                excess -= size if is_upload else 0
+        uploads = [path for path in _passing(self.folder) if path.parent == self.folder]
+        parts = list(filter(_is_part, uploads))
+        _remove_oldest(self.shown.glob("*"), seconds)
+        _remove_oldest(parts, PART_SECONDS, UPLOAD_BYTES)
+        _remove_oldest((path for path in uploads if path not in parts), seconds, UPLOAD_BYTES)
 
     def remove_parts(self) -> None:
         """Remove what the page library leaves of uploads that failed; while none is on its way."""
@@ -178,6 +171,17 @@ def _passing(folder: Path) -> Iterator[Path]:
             yield from path.glob("*")
         elif path.name != "visitors":
             yield path
+
+
+def _remove_oldest(paths: Iterable[Path], seconds: float, most: float = math.inf) -> None:
+    """Remove what was written to longest ago: over `seconds`, or beyond `most` bytes of all."""
+    found = sorted((_newest(path), usage(path), path) for path in paths)
+    excess = sum(size for _, size, _ in found) - most
+    for changed, size, path in found:
+        old = time.time() - changed > seconds
+        if (old or excess > 0) and _newest(path) == changed:  # or the same was uploaded again
+            _remove(path)
+            excess -= size
 
 
 def _is_part(path: Path) -> bool:
