@@ -393,6 +393,6 @@ def test_a_storage_that_many_tensors_share_is_not_multiplied(tmp_path, generator
 
 def test_reading_imports_nothing_that_a_file_names(tmp_path):
     (tmp_path / "g.pkl").write_bytes(b"\x80\x02cantigravity\nfly\n.")
-    with pytest.raises(PickleError, match=r"asks for 'antigravity\.fly'"):
+    with pytest.raises(CheckpointError, match=r"^g\.pkl"):
         load_generator(tmp_path / "g.pkl")
     assert "antigravity" not in sys.modules
