@@ -17,10 +17,9 @@ from torch import Tensor
 
 from nada.checkpoint import fingerprint, sha256, write_safetensors
 from nada.formats.messages import plain
-from nada.formats.metadata import read_metadata, write_metadata
+from nada.formats.metadata import FORMAT, read_metadata, write_metadata
 from nada.generator import Generator
 
-FORMAT = "stylegan-nada delta 1"
 MAX_BYTES = 160 * 2**20  # all weights of the largest generator, in float32, are 122 MB
 MAX_HEADER = 2**20  # bytes, three times what so many tensors and the longest metadata take
 MAX_TENSORS = 1000  # the largest generator has 200

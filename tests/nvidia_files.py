@@ -120,7 +120,7 @@ def conv(state: dict, name: str, n: int) -> Stub:
 
 def to_rgb(state: dict, name: str) -> Stub:
     weights = {"weight": state[f"{name}.conv.weight"][0], "bias": state[f"{name}.bias"].flatten()}
-    out = stub("ToRGBLayer", weights, conv_clamp=256)
+    out = stub("ToRGBLayer", weights, conv_clamp=None)
     out.affine = affine(state, name)
     return out
 

@@ -130,10 +130,6 @@ def another_filter(top):
     top.synthesis.b8.conv0.resample_filter = FILTER.roll(1, 0)
 
 
-def mapping_rate(top):
-    top.mapping.fc1.bias_gain = 1.0
-
-
 def activation(top):
     top.synthesis.b8.conv1.activation = "swish"
 
@@ -150,11 +146,10 @@ OTHERS = {
     stylegan3: "StyleGAN3",
     resnet: r"nothing here uses 'synthesis\.b8\.skip\.weight'",
     without_torgb: r"'synthesis\.b8\.torgb\.weight' is missing",
-    shared: "no module of its own",
+    shared: r"'synthesis\.b16\.conv0\.weight' is missing",
     another_filter: "another filter",
-    mapping_rate: r"multiplier 1\.0; 0\.01 was expected",
-    activation: "activation 'swish'; 'lrelu'",
-    endless: "no module of its own",
+    activation: "has the activation 'swish'; 'lrelu' was expected",
+    endless: "nested deeper than those of any generator",
 }
 
 

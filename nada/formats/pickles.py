@@ -2,8 +2,9 @@
 
 A pickle is a program that may call anything. This reader knows the few names that model files need
 and rebuilds plain containers and tensors; whatever else is named becomes a `ForeignObject`, which
-holds data and does nothing, and what only attacks need is refused by name. Tensors stay in the file until they are read one by one, so that the discriminator and the
-optimisers of a training file cost nothing, and a file can claim no more memory than it has bytes.
+holds data and does nothing, and what only attacks need is refused by name. Tensors stay in the file
+until they are read one by one, so that the discriminator and the optimisers of a training file cost
+nothing, and a file can claim no more memory than it has bytes.
 
 Sources: Python's `pickletools` for the instructions; `torch.serialization` for the three layouts
 (zip archive, the older sequence of pickles, TorchScript); `torch_utils/persistence.py` of NVIDIA's
@@ -26,6 +27,7 @@ from nada.formats.messages import brief, first_line, is_small_int
 from nada.formats.slices import Budget, FileSlice, PickleError, Storage, lazy_tensor
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # what an older PyTorch file starts with
+PACKED = (".pt", ".pth", ".pkl", ".safetensors")  # what people pack into archives
 INSTRUCTIONS = 3 << 20  # most bytes read or copied that are not tensors; NVIDIA's take 1.8 million
 
 
@@ -87,9 +89,15 @@ def _read_archive(data: FileSlice) -> object:
     """The zip layout: `NAME/data.pkl`, and one uncompressed record `NAME/data/KEY` a storage."""
     with zipfile.ZipFile(data) as archive:
         records = {info.filename: info for info in archive.infolist()}
+        if len(records) < len(archive.infolist()):
+            raise PickleError("holds two records of one name: get the file from its source again.")
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise PickleError("is a zip archive, but none that PyTorch wrote: it has no 'data.pkl'.")
+        packed = next((name for name in records if name.endswith(PACKED)), None)
+        hint = f": unpack it, and give {brief(packed)} in it" if packed else ""
+        raise PickleError(
+            f"is a zip archive, but none that PyTorch wrote: it has no 'data.pkl'{hint}."
+        )
     root = pickles[0].removesuffix("data.pkl")
     order = records.get(f"{root}byteorder")
     if order and _record(data, order).read() != b"little":
@@ -247,8 +255,8 @@ PROGRAMS = frozenset(
     "os posix nt subprocess sys importlib runpy shutil socket ctypes pty webbrowser marshal".split()
 )
 TYPES_OF_DATA = frozenset(
-    "bool bytearray bytes classmethod complex dict float frozenset getattr int list object property "
-    "range set slice staticmethod str tuple type NoneType Ellipsis".split()
+    "bool bytearray bytes classmethod complex dict float frozenset getattr int list object "
+    "property range set slice staticmethod str tuple type NoneType Ellipsis".split()
 )  # of builtins
 
 
