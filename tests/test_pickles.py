@@ -161,13 +161,6 @@ def test_other_architectures_of_nvidia_are_refused(tmp_path, make):
     assert str(caught.value).startswith("n.pkl") and "\n" not in str(caught.value)
 
 
-def test_a_tensorflow_pickle_is_told_from_a_pytorch_one(tmp_path):
-    data = b"\x80\x03cdnnlib.tflib.network\nNetwork\n)\x81."
-    (tmp_path / "tf.pkl").write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"TensorFlow pickles.*legacy\.py"):
-        load_generator(tmp_path / "tf.pkl")
-
-
 # Hostile ones
 
 

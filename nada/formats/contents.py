@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from nada.formats import tensorflow
 from nada.formats.attributes import at_usual_rates, clamp_of, refuse_unusual
 from nada.formats.files import CheckpointError, check_header, refuse_stand_ins
 from nada.formats.messages import brief, first_line
@@ -138,6 +139,10 @@ def _refuse_packed(path: Path) -> None:
 
 def _generator(data: object, kind: str) -> Contents:
     """The generator in what was read from a file of some kind."""
+    if tensorflow.holds_networks(data):
+        ours = tensorflow.translate(data)
+        layout = f"a TensorFlow pickle with NVIDIA's {ours.uses}"
+        return Contents(ours.state, ours.mean, layout, ours.clamp, ours.notes)
     listing = list_tensors(data)
     found = find_generator(listing)
     if found is None:

@@ -24,11 +24,12 @@ import torch
 
 from nada.formats.files import LONGEST_NAME
 from nada.formats.messages import brief, first_line, is_small_int
-from nada.formats.slices import Budget, FileSlice, PickleError, Storage, lazy_tensor
+from nada.formats.slices import Budget, FileSlice, PickleError, Storage, TextSlice, lazy_tensor
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # what an older PyTorch file starts with
 PACKED = (".pt", ".pth", ".pkl", ".safetensors")  # what people pack into archives
 INSTRUCTIONS = 3 << 20  # most bytes read or copied that are not tensors; NVIDIA's take 1.8 million
+LONG_TEXT = 4096  # bytes; longer texts are numbers in disguise or programs, and stay in the file
 
 
 @dataclass(eq=False, slots=True)
@@ -169,7 +170,8 @@ def _key(key: object) -> object:
         return key
     if key is None or isinstance(key, float) or is_small_int(key):
         return key
-    raise PickleError(f"uses {brief(key)} as a name, which no model file does.")
+    shown = key.beginning() if isinstance(key, TextSlice) else key
+    raise PickleError(f"uses {brief(shown)} as a name, which no model file does.")
 
 
 def _pairs(items=()) -> dict:
@@ -179,6 +181,11 @@ def _pairs(items=()) -> dict:
 def _persistent(meta: dict) -> ForeignObject:
     """NVIDIA's `_reconstruct_persistent_obj`: the class's source code is not even looked at."""
     return ForeignObject(brief(meta.get("class_name")), meta.get("state"))
+
+
+def _encode(text: str | TextSlice, *_) -> bytes | TextSlice:
+    """Bytes as protocol 2 spells them: a text of their numbers; a long one stays in the file."""
+    return text if isinstance(text, TextSlice) else text.encode("latin1")
 
 
 def _foreign(name: str) -> AllowedName:
@@ -229,7 +236,7 @@ KNOWN = {
     "builtins.set": AllowedName(list),
     "copyreg._reconstructor": AllowedName(_bare),
     "copy_reg._reconstructor": AllowedName(_bare),
-    "_codecs.encode": AllowedName(lambda text, _: text.encode("latin1")),
+    "_codecs.encode": AllowedName(_encode),
     "torch.Size": AllowedName(tuple),
     "torch._utils._rebuild_tensor_v2": AllowedName(_tensor),
     "torch._utils._rebuild_tensor": AllowedName(_tensor),
@@ -293,11 +300,6 @@ class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made t
         known = f"{module}.{name}"
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
-        if module.startswith("dnnlib.tflib"):
-            raise PickleError(
-                "is one of NVIDIA's TensorFlow pickles: a PyTorch one with 'G_ema' was expected; "
-                "legacy.py of stylegan2-ada-pytorch turns the one into the other."
-            )
         if known == "torch.storage._load_from_bytes":
             return AllowedName(self._from_bytes)
         if _runs_programs(module, name):
@@ -375,24 +377,52 @@ class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made t
     def load_appends(self) -> None:
         self._extend(self.pop_mark())
 
+    def load_frame(self) -> None:
+        """Frames are for reading ahead, which `FileSlice` does; a tensor may lie in one."""
+        self.data.slice(self.data.tell(), self._length("<Q"))  # or a sentence
+
     def load_binbytes(self) -> None:
-        self._bytes("<I")
+        self.append(self._stay(self._length("<I")))
 
     def load_binbytes8(self) -> None:
-        self._bytes("<Q")
+        self.append(self._stay(self._length("<Q")))
 
-    def _bytes(self, width: str) -> None:
-        """Long byte strings are where NVIDIA's tensors are: outside of frames they stay there."""
-        (length,) = struct.unpack(width, self.read(struct.calcsize(width)))
-        if self._unframer.current_frame is not None:
-            self.append(self.read(length))
-            return
+    def load_bytearray8(self) -> None:
+        self.append(self._stay(self._length("<Q")))
+
+    def load_binunicode(self) -> None:
+        self._text(self._length("<I"))
+
+    def load_binunicode8(self) -> None:
+        self._text(self._length("<Q"))
+
+    def load_binstring(self) -> None:
+        """A string of Python 2, which has one type for texts and bytes."""
+        length = self._length("<I")
+        long = length > LONG_TEXT
+        self.append(self._stay(length) if long else self.read(length).decode("latin1"))
+
+    def _text(self, length: int) -> None:
+        if length > LONG_TEXT:
+            self.append(TextSlice(self._stay(length)))
+        else:
+            self.append(str(self.read(length), "utf-8", "surrogatepass"))
+
+    def _length(self, width: str) -> int:
+        return struct.unpack(width, self.read(struct.calcsize(width)))[0]
+
+    def _stay(self, length: int) -> FileSlice:
+        """The next bytes, which may be a tensor's: they stay in the file."""
         start = self.data.tell()
-        self.append(self.data.slice(start, length))
+        data = self.data.slice(start, length)
         self.data.seek(start + length)
+        return data
 
-    def _from_bytes(self, data: FileSlice | bytes, *_) -> object:
+    def _from_bytes(self, data: FileSlice | TextSlice | bytes, *_) -> object:
         """`torch.storage._load_from_bytes`: an archive within the file, at the file's expense."""
+        if isinstance(data, TextSlice):
+            self.data.budget.spend(data.length)
+            data = data.encoded()
         if isinstance(data, bytes):
             data = FileSlice(io.BytesIO(data), 0, len(data), self.data.budget)
         return _read_slice(data)
@@ -414,8 +444,7 @@ class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made t
         return name.call
 
 
-LEFT_OUT = """INST OBJ EXT1 EXT2 EXT4 PERSID NEXT_BUFFER READONLY_BUFFER
-    BYTEARRAY8 STRING"""
+LEFT_OUT = "INST OBJ EXT1 EXT2 EXT4 PERSID NEXT_BUFFER READONLY_BUFFER STRING"
 Reader.dispatch = {
     code: getattr(Reader, method.__name__)  # the table names functions: take the ones from here
     for code, method in pickle._Unpickler.dispatch.items()
