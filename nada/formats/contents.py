@@ -82,7 +82,7 @@ def read_contents(path: Path) -> Iterator[Contents]:
     if not path.is_file():
         raise CheckpointError(f"There is no generator file {str(path)!r}: check the path.")
     refuse_stand_ins(path)
-    if is_safetensors(path):
+    if _is_safetensors(path):
         state, metadata = lazy_safetensors(path)
         with _named(path):
             if metadata.get("format") == FORMAT:
@@ -94,7 +94,6 @@ def read_contents(path: Path) -> Iterator[Contents]:
             contents = _generator(state, "a safetensors file")
         yield contents
         return
-    _refuse_packed(path)
     with reading_pickle(path) as pickled:
         with _named(path):
             contents = _generator(pickled, "a PyTorch file")
@@ -110,20 +109,16 @@ def _named(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path.name}: {error}") from error
 
 
-def is_safetensors(path: Path) -> bool:
-    """Whether the first bytes are those of a safetensors file, or only its name can tell."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    if head[8:] == b"{" and struct.unpack("<Q", head[:8])[0] <= path.stat().st_size:
-        return True
-    pickled = head.startswith((b"PK", b"\x80")) or head.startswith((*PACKED, *OTHERS))
-    return path.suffix.lower() == ".safetensors" and not pickled
+def _is_safetensors(path: Path) -> bool:
+    """Whether the first bytes are those of a safetensors file, or only its name can tell.
 
-
-def _refuse_packed(path: Path) -> None:
-    """Name what other programs write."""
+    Raises:
+        CheckpointError: they are those of other programs.
+    """
     with path.open("rb") as file:
         head = file.read(265)
+    if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= path.stat().st_size:
+        return True
     packed = next((name for start, name in PACKED.items() if head.startswith(start)), None)
     if packed or head[257:262] == b"ustar":
         raise CheckpointError(
@@ -135,6 +130,7 @@ def _refuse_packed(path: Path) -> None:
                 f"{path.name} is {name}: a .pt, .pkl or .safetensors file of a generator was "
                 "expected."
             )
+    return path.suffix.lower() == ".safetensors" and not head.startswith((b"PK", b"\x80"))
 
 
 def _generator(data: object, kind: str) -> Contents:

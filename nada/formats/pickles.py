@@ -263,7 +263,7 @@ PROGRAMS = frozenset(
 )
 TYPES_OF_DATA = frozenset(
     "bool bytearray bytes classmethod complex dict float frozenset getattr int list object "
-    "property range set slice staticmethod str tuple type NoneType Ellipsis".split()
+    "long property range set slice staticmethod str tuple type unicode xrange".split()
 )  # of builtins
 
 
