@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import json
 import os
 import random
 import struct
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from nada.__main__ import main
 from nada.checkpoint import (
     CheckpointError,
     fingerprint,
@@ -601,3 +603,102 @@ def test_a_clamp_that_is_none_is_refused(tmp_path, native, value):
     )
     with pytest.raises(CheckpointError, match="'conv_clamp' is "):
         load_generator(tmp_path / "g.safetensors")
+
+
+# What a file is
+
+
+def told(capsys, *arguments) -> dict:
+    assert main(["info", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_info_of_a_generator_says_what_would_be_used(tmp_path, native, capsys):
+    torch.save({**lightning(native), "note\x1b[31m": "x"}, tmp_path / "g.pt")
+    facts = told(capsys, tmp_path / "g.pt")
+    assert facts == {
+        "file": "g.pt",
+        "bytes": (tmp_path / "g.pt").stat().st_size,
+        "kind": "generator",
+        "used": "a PyTorch file with 'state_dict.g_ema' ('state_dict.g' left aside)",
+        "size": 16,
+        "z": 20,
+        "w": 20,
+        "mapping_layers": 2,
+        "channels": [12, 10, 8],
+        "parameters": sum(weight.numel() for weight in native.parameters()),
+        "fingerprint": fingerprint(native),
+        "beside": ["epoch", "optimizer_states", "note\x1b[31m"],
+        "unusual": ["it has no mean latent, which is computed from 4096 z"],
+    }
+    assert main(["info", str(tmp_path / "g.pt")]) == 0
+    said = capsys.readouterr().out
+    assert "size: 16\n" in said and "channels: 12; 10; 8\n" in said and "\x1b" not in said
+
+
+def test_info_names_what_is_unusual(tmp_path, native, capsys):
+    def change(top):
+        clamp(top)
+        no_noise(top)
+        rate(top)
+
+    (tmp_path / "n.pkl").write_bytes(snapshot(theirs(native, change)[0]))
+    facts = told(capsys, tmp_path / "n.pkl")
+    assert facts["used"].startswith("a PyTorch file with NVIDIA's G_ema: ")
+    assert facts["beside"][:2] == ["G", "D"]
+    unusual = " ".join(facts["unusual"])
+    for part in ("multiplier of 0.03", "without noise", "cut off at ± 2.5"):
+        assert part in unusual
+    torch.save(theirs(native)[1], tmp_path / "n.pt")
+    assert "conv_clamp" in told(capsys, tmp_path / "n.pt")["unusual"][0]
+
+
+def test_info_of_a_domain_and_of_a_clip(tmp_path, native, clip_tiny, capsys):
+    delta = diff(native, adapted(native, "a", ("convs.1",)), {"target": "a sketch"})
+    delta.save(tmp_path / "d.safetensors")
+    facts = told(capsys, tmp_path / "d.safetensors")
+    assert (facts["kind"], facts["title"]) == ("domain", "a sketch")
+    assert facts["base"] == fingerprint(native) and facts["tensors"] == len(delta.tensors)
+
+    torch.save(clip_tiny.model.state_dict(), tmp_path / "clip.pt")
+    facts = told(capsys, tmp_path / "clip.pt")
+    assert (facts["kind"], facts["resolution"], facts["context"]) == ("CLIP", 16, 24)
+
+
+def test_info_of_what_cannot_be_used_is_its_sentence(tmp_path, capsys):
+    torch.save(UNUSABLE["StyleGAN3"][0], tmp_path / "g.pt")
+    assert main(["info", str(tmp_path / "g.pt")]) == 2
+    assert "nada info: g.pt: This is a StyleGAN3 generator" in capsys.readouterr().err
+
+
+def test_a_conversion_tells_of_a_clamp(tmp_path, native, capsys):
+    (tmp_path / "n.pkl").write_bytes(snapshot(theirs(native, clamp)[0]))
+    out = ["--generator", str(tmp_path / "n.pkl"), "--out", str(tmp_path / "g.pt")]
+    assert main(["convert", *out]) == 0
+    said = capsys.readouterr().out
+    assert "Note: features are cut off at ± 2.5, kept as 'conv_clamp'" in said
+    assert "differ by 0 at most" in said
+
+
+# Addresses
+
+ADDRESSES = {
+    "https://huggingface.co/org/repo/blob/main/models/g.pt": "“org/repo:models/g.pt”",
+    "https://huggingface.co/org/repo/resolve/v1/g.pkl?download=true": "“org/repo:g.pkl@v1”",
+    "https://huggingface.co/org/repo": "“org/repo”",
+    "https://api.ngc.nvidia.com/v2/files/stylegan2-ffhq.pkl": "download the file and give its path",
+    "http://drive.google.com/file/d/abc@x": "download the file and give its path",
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_gets_a_hint(address):
+    with pytest.raises(CheckpointError) as caught:
+        load_generator(address)
+    assert ADDRESSES[address] in str(caught.value)
+
+
+def test_the_home_folder_may_be_a_tilde(tmp_path, monkeypatch, native):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_generator(native, tmp_path / "g.safetensors", dtype=torch.float32)
+    assert fingerprint(load_generator("~/g.safetensors")) == fingerprint(native)

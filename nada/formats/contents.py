@@ -21,7 +21,7 @@ from nada.formats.messages import brief, first_line
 from nada.formats.metadata import FORMAT
 from nada.formats.nvidia import translate
 from nada.formats.pickles import reading_pickle
-from nada.formats.recognised import refuse
+from nada.formats.recognised import refuse, refuse_domain
 from nada.formats.search import NVIDIA, Found, Listing, find_generator, list_tensors
 from nada.formats.slices import LazyTensor
 
@@ -86,11 +86,7 @@ def read_contents(path: Path) -> Iterator[Contents]:
         state, metadata = lazy_safetensors(path)
         with _named(path):
             if metadata.get("format") == FORMAT:
-                raise CheckpointError(
-                    "This is a domain file, which holds what a run changed in a generator: give it "
-                    "with --domain (on the page: load it), and with --generator the generator it "
-                    "was made from."
-                )
+                refuse_domain()
             contents = _generator(state, "a safetensors file")
         yield contents
         return
@@ -106,7 +102,8 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{path.name}: {error}") from error
+        error.args = (f"{path.name}: {error}",)
+        raise
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -143,7 +140,6 @@ def _generator(data: object, kind: str) -> Contents:
     found = find_generator(listing)
     if found is None:
         refuse(listing)
-        raise AssertionError("refuse always raises")
     if found.spelling == NVIDIA:
         ours = translate(found)
         state, mean, clamp, notes = ours.state, ours.mean, ours.clamp, ours.notes

@@ -1,11 +1,22 @@
 """Files that are something else than a generator of StyleGAN2: named, with what to do instead."""
 
 import re
+from typing import NoReturn
 
 from nada.formats.files import CheckpointError
 from nada.formats.messages import brief
 from nada.formats.search import Listing
 
+
+class AnotherModelError(CheckpointError):
+    """A file that is of use, but not as a generator; `kind` says as what."""
+
+    def __init__(self, sentence: str, kind: str):
+        super().__init__(sentence)
+        self.kind = kind
+
+
+DOMAIN, CLIP = "domain", "CLIP"
 INSTEAD = "give one of StyleGAN2 in rosinality's or NVIDIA's form"
 # Names of tensors → what has them. The first that fits is told.
 TENSORS = {
@@ -39,9 +50,6 @@ TENSORS = {
         "This is a part of a generator, the synthesis of NVIDIA's without its mapping, as other "
         "programs save a domain: give the whole generator, or save it whole as NVIDIA's 'G_ema'"
     ),
-    r"(.*\.)?(visual\.(proj|conv1\.weight|class_embedding)|text_model\.|token_embedding\.)": (
-        "This is a CLIP model: give it with --clip, and a generator with --generator"
-    ),
     r"(.*\.)?(model\.diffusion_model|down_blocks\.\d+|lora_unet_)": (
         f"This is a part of a diffusion model, which is no generator of this kind: {INSTEAD}"
     ),
@@ -53,6 +61,9 @@ TENSORS = {
         "This is an encoder, which draws nothing: give the generator that belongs to it"
     ),
 }
+CLIPS = re.compile(
+    r"(.*\.)?(visual\.(proj|conv1\.weight|class_embedding)|text_model\.|token_embedding\.)"
+)
 TOP = {
     "sg2_params": (
         "This is a domain of StyleDomain or HyperDomainNet, which says how to change a generator "
@@ -62,12 +73,25 @@ TOP = {
 }
 
 
-def refuse(listing: Listing) -> None:
+def refuse_domain() -> NoReturn:
+    """Say that a file is a domain of ours."""
+    raise AnotherModelError(
+        "This is a domain file, which holds what a run changed in a generator: give it with "
+        "--domain (on the page: load it), and with --generator the generator it was made from.",
+        DOMAIN,
+    )
+
+
+def refuse(listing: Listing) -> NoReturn:
     """Say what a file without a generator is.
 
     Raises:
         CheckpointError: always.
     """
+    if any(CLIPS.match(path) for path in listing.tensors):
+        raise AnotherModelError(
+            "This is a CLIP model: give it with --clip, and a generator with --generator.", CLIP
+        )
     for name, sentence in TOP.items():
         if name in listing.top:
             raise CheckpointError(f"{sentence}.")
