@@ -11,6 +11,8 @@ import torch
 from nada.__main__ import main
 from nada.checkpoint import load_generator, read_contents
 from nada.formats.files import CheckpointError
+from tests.hub_client import HubWorker
+from tests.hub_server import Repo, running_hub
 from tests.tensorflow_files import (
     Network,
     OlderNetwork,
@@ -87,6 +89,9 @@ def test_a_network_alone_in_a_list_or_by_name(tmp_path):
     gs = network(CONFIG_F, made)
     for thing in (gs, [gs], {"Gs": gs, "G": network(CONFIG_F, variables(CONFIG_F, 1), "G")}):
         assert_same_images(load_generator(written(tmp_path, thing)), made, CONFIG_F)
+    flat = [(f"G_{name}" if "/" in name else name, value) for name, value in made.items()]
+    path = written(tmp_path, Network("Gs", "G_main", {}, flat))
+    assert_same_images(load_generator(path), made, CONFIG_F)
     g = network(CONFIG_F, made, "G")
     path = written(tmp_path, (g, networks(CONFIG_F, made)[1]))
     assert_same_images(load_generator(path), made, CONFIG_F)
@@ -114,6 +119,13 @@ def test_by_the_command_line(tmp_path, capsys):
     assert_same_images(load_generator(out), made, CONFIG_F)
     sample = ["sample", "--generator", str(path), "--seeds", "1", "--out", str(tmp_path / "s.png")]
     assert main([*sample, "--device", "cpu"]) == 0 and (tmp_path / "s.png").is_file()
+
+
+def test_from_the_hub(tmp_path):
+    with running_hub() as hub:
+        hub.repos["someone/cats"] = Repo({"cats.pkl": dumped(changed()), "README.md": b"# cats"})
+        with HubWorker(tmp_path, hub.url) as worker:
+            assert worker.call("load", source="someone/cats")["size"] == 32
 
 
 # Others

@@ -48,7 +48,7 @@ SEEN_TO = """nonlinearity mapping_nonlinearity normalize_latents num_channels la
 
 
 @dataclass(frozen=True)
-class Network:
+class TensorFlowNetwork:
     """A network, its parts put together.
 
     Args:
@@ -114,7 +114,7 @@ def _networks(contents: object) -> list[ForeignObject]:
     return [item for item in candidates if isinstance(item, ForeignObject) and item.name in known]
 
 
-def _generator(networks: list[ForeignObject]) -> Network:
+def _generator(networks: list[ForeignObject]) -> TensorFlowNetwork:
     """The network called "Gs", which is the average; without it, the last generator."""
     if any(network.name == OLDER_NETWORK for network in networks):
         raise CheckpointError(
@@ -128,7 +128,7 @@ def _generator(networks: list[ForeignObject]) -> Network:
     return _read((averaged or generators)[-1])
 
 
-def _read(network: ForeignObject) -> Network:
+def _read(network: ForeignObject) -> TensorFlowNetwork:
     options: dict[str, object] = {}
     variables: dict[str, object] = {}
     for state, prefix in _parts(network, "", set()):
@@ -139,7 +139,7 @@ def _read(network: ForeignObject) -> Network:
                 raise CheckpointError(f"It holds {brief(full)} twice: it is damaged.")
             variables[full] = value
     name = "Gs" if _text(network, "name") == "Gs" else "G"
-    return Network(name, _text(network, "build_func_name"), options, variables)
+    return TensorFlowNetwork(name, _text(network, "build_func_name"), options, variables)
 
 
 def _parts(network: object, prefix: str, seen: set[int]) -> Iterator[tuple[dict, str]]:
@@ -182,10 +182,10 @@ def _pairs(variables: object) -> Iterator[tuple[str, object]]:
 # What a generator of another kind is refused for
 
 
-def _refuse_others(network: Network) -> None:
+def _refuse_others(network: TensorFlowNetwork) -> None:
     names, options = network.variables, network.options
     labels = _option(options, "label_size", 0)
-    if labels or any(name.startswith(("mapping/Label", "synthesis/Label")) for name in names):
+    if labels or any(name.startswith("mapping/Label") for name in names):
         raise CheckpointError(
             f"This generator is conditional ({brief(labels) if labels else 'several'} classes): it "
             "draws what a label says, and only generators without labels can be used here."
