@@ -135,7 +135,8 @@ def _generator(data: object, kind: str) -> Contents:
     if tensorflow.holds_networks(data):
         ours = tensorflow.translate(data)
         layout = f"a TensorFlow pickle with NVIDIA's {ours.uses}"
-        return Contents(ours.state, ours.mean, layout, ours.clamp, ours.notes)
+        top = tensorflow.network_names(data)
+        return Contents(ours.state, ours.mean, layout, ours.clamp, ours.notes, top)
     listing = list_tensors(data)
     found = find_generator(listing)
     if found is None:

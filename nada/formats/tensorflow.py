@@ -16,7 +16,7 @@ stylegan2-ada.
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -101,6 +101,13 @@ def translate(contents: object) -> Translated:
         clamp = _positive(network.options, "conv_clamp", math.inf)
     uses = f"{network.name}: {len(network.variables)} variables, none left over"
     return Translated(ours, mean, clamp, uses, tuple(notes))
+
+
+def network_names(contents: object) -> tuple[str, ...]:
+    """What the networks are called, for people."""
+    return tuple(
+        brief(_text(network, "name") or "a network") for network in _networks(contents)[:8]
+    )
 
 
 # Networks
@@ -351,7 +358,7 @@ def _turned(tensor: LazyTensor, name: str, turn: Turn) -> LazyTensor:
         raise CheckpointError(
             f"Not a StyleGAN2 generator as it should be: {name!r} is {list(tensor.shape)}."
         ) from error
-    return LazyTensor(tuple(shape), tensor.dtype, lambda: turn(tensor.read()).contiguous())
+    return replace(tensor, shape=tuple(shape), read=lambda: turn(tensor.read()).contiguous())
 
 
 def _positive(options: dict[str, object], name: str, default: float) -> float:
@@ -414,5 +421,12 @@ def _width(tensors: dict[str, LazyTensor], name: str) -> int:
     return (*tensors[name].shape, 1)[0] if name in tensors else 1
 
 
+class _Zeros(LazyTensor):
+    @property
+    def nbytes(self) -> int:
+        """Of the file; in memory no more than the next layer's modulation, which is in it."""
+        return 0
+
+
 def _zeros(*shape: int) -> LazyTensor:
-    return LazyTensor(shape, torch.float32, lambda: torch.zeros(shape))
+    return _Zeros(shape, torch.float32, lambda: torch.zeros(shape))
