@@ -1,6 +1,6 @@
 """Where in a file a generator lies: under which names, after which prefix, in whose spelling.
 
-Programs wrap what they save: `state_dict`, `g_ema`, `module.`, `decoder.` beside an encoder, a
+Programs wrap what they save: `state_dict`, `params_ema`, `module.`, `decoder.` beside an encoder, a
 whole pickled module. All tensors are listed by dotted names, and a tensor that every generator has
 and nothing else says where one begins. Which of several is meant its name tells.
 """
