@@ -192,6 +192,10 @@ OTHERS = {
         "'synthesis/8x8/Conv1/mod_bias' is missing",
     ),
     "missing noise": (with_variables(synthesis__noise2=None), "'synthesis/noise2' is missing"),
+    "no noise with a strength": (
+        with_variables(**{f"synthesis__noise{n}": None for n in range(7)}),
+        "'synthesis/noise0' is missing",
+    ),
     "not all colours": (
         with_variables(synthesis__8x8__ToRGB__weight=None),
         "'synthesis/8x8/ToRGB/weight' is missing",

@@ -51,7 +51,8 @@ class ForeignObject:
 
 @contextmanager
 def reading_pickle(path: Path) -> Iterator[object]:
-    """What a PyTorch or NVIDIA file holds: containers, numbers, `LazyTensor` and `ForeignObject`.
+    """What a PyTorch or NVIDIA file holds: containers, numbers, `LazyTensor`, `ForeignObject`, and
+    long texts and bytes as `TextSlice` and `FileSlice`.
 
     The tensors can be read until the context ends.
 

@@ -336,7 +336,8 @@ def _names(tensors: dict[str, LazyTensor], rate: float) -> Iterator[tuple[str, s
     for theirs, ours, parts in layers:
         for part, (name, turn) in parts.items():
             yield f"synthesis/{theirs}/{part}", f"{ours}.{name}", turn
-    if _count(tensors, r"synthesis/noise\d+"):  # else our loader draws some
+    quiet = isinstance(tensors.get("synthesis/4x4/Conv/noise_strength"), _Zeros)
+    if not quiet:  # else our loader draws some, which have no effect
         for n in range(2 * len(_sides(tensors)) - 1):
             yield f"synthesis/noise{n}", f"noises.noise_{n}", _same
 
