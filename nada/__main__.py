@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
@@ -583,6 +584,7 @@ def _say(as_json: bool, text: str, data: dict) -> None:
 
 def program() -> int:
     """`main` as a program of its own, which `python -m nada` and `nada` are."""
+    warnings.formatwarning = lambda message, *_: f"nada: {message}\n"
     speak_utf8()
     keep_freed_memory()
     if sys.stdout is not None:

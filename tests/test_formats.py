@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import os
+import pickle
 import random
 import struct
 import time
@@ -178,6 +179,17 @@ def test_a_mean_that_differs_from_layer_to_layer_is_computed_and_told(tmp_path, 
     with pytest.warns(UserWarning, match=r"g\.pt: its mean latent differs from layer to layer"):
         loaded = load_generator(tmp_path / "g.pt")
     torch.testing.assert_close(loaded.mean_latent, native.mean_latent)
+
+
+def test_a_mean_and_weights_of_numpy(tmp_path, native):
+    state = {name: value.numpy() for name, value in native.state_dict().items()}
+    contents = {"G": state, "latent_avg": np.arange(20, dtype=np.float32)}
+    torch.save(contents, tmp_path / "g.pt")
+    (tmp_path / "g.pkl").write_bytes(pickle.dumps(contents))
+    for path in (tmp_path / "g.pt", tmp_path / "g.pkl"):
+        loaded = load_generator(path)
+        assert fingerprint(loaded) == fingerprint(native)
+        assert torch.equal(loaded.mean_latent, torch.arange(20.0))
 
 
 # Company

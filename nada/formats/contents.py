@@ -37,6 +37,7 @@ TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # of safetensors
+MOST_TOLD = 30  # names of what lies beside a generator
 PACKED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -180,9 +181,11 @@ def _beside(listing: Listing, found: Found) -> tuple[str, ...]:
     own = found.prefix.partition(".")[0]
     if not own:
         roots = {name.partition(".")[0] for name in found.tensors}
-        return tuple(name for name in listing.top if name.partition(".")[0] not in roots)
-    names = dict.fromkeys(name.partition(".")[0] for name in listing.top)
-    return tuple(name for name in names if name != own)
+        names = [name for name in listing.top if name.partition(".")[0] not in roots]
+    else:
+        first = dict.fromkeys(name.partition(".")[0] for name in listing.top)
+        names = [name for name in first if name != own]
+    return tuple(names[:MOST_TOLD])
 
 
 def lazy_safetensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:

@@ -7,8 +7,10 @@ and nothing else says where one begins. Which of several is meant its name tells
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from nada.formats.arrays import lazy_array
 from nada.formats.files import LONGEST_NAME, CheckpointError
 from nada.formats.messages import brief, is_small_int
 from nada.formats.pickles import ForeignObject
@@ -92,6 +94,7 @@ def list_tensors(contents: object) -> Listing:
     stack: list[tuple[str, str, bool, int, object]] = [("", "", False, 0, contents)]
     while stack:
         path, home, within, depth, value = stack.pop()
+        value = _tensor(value, path)
         if isinstance(value, LazyTensor):
             _add(listing, path, home, value)
             continue
@@ -141,6 +144,14 @@ def find_generator(listing: Listing) -> Found | None:
             "dict of one of them alone, or as 'g_ema'."
         )
     return _taken(listing, first, found[first], tuple(others))
+
+
+def _tensor(value: object, path: str) -> object:
+    """NumPy's arrays as tensors; all else, and arrays of other things than numbers, as it is."""
+    if isinstance(value, ForeignObject) and value.name.startswith("numpy."):
+        with suppress(CheckpointError):
+            return lazy_array(value, path)
+    return value
 
 
 def _children(value: object) -> tuple[list[tuple[str, object]], dict | None]:
