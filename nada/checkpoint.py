@@ -44,7 +44,8 @@ __all__ = [
 ]
 
 WIDEST = 4096  # z and w; 512 is usual
-UNSCALED = 10.0  # root mean square of mapping weights, 100 at the start of a training
+# the root mean square of a mapping's weights, which is 100 when a training begins
+SMALLEST_SCALE, LARGEST_SCALE = 30.0, 400.0
 
 
 def load_generator(
@@ -168,9 +169,9 @@ def architecture(contents: Contents, size: int) -> GeneratorConfig:
 
 def doubts(contents: Contents, config: GeneratorConfig) -> list[str]:
     """What may make the images others than its own program's, and no shape or name can tell."""
-    found = []
+    found = list(contents.doubts)
     spread = contents.state["style.1.weight"].read().float().square().mean().sqrt().item()
-    if spread < UNSCALED:
+    if not SMALLEST_SCALE < spread < LARGEST_SCALE:
         found.append(
             f"the mapping's weights are of size {spread:.2g}, and those of StyleGAN2 around 100, "
             "since its learning-rate multiplier of 0.01 is part of the layer; if the program that "

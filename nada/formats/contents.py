@@ -37,6 +37,11 @@ TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # of safetensors
+UNCLEAR_CLAMP = (
+    "a plain state dict does not say whether NVIDIA's program cuts features off (conv_clamp, which "
+    "it does at 256 where it trained in half precision); none is assumed, and convert their pickle "
+    "to be sure"
+)
 MOST_TOLD = 30  # names of what lies beside a generator
 PACKED = {
     b"\x1f\x8b": "gzip",
@@ -62,6 +67,7 @@ class Contents:
         layout: what kind of file it is, and what of it was taken, in words.
         clamp: where features are cut off (`GeneratorConfig.clamp`), or None.
         notes: what is unusual about it, in words.
+        doubts: what may make its images others than those of the program that wrote it.
         top: what else lies in the file, by the names of its first level.
     """
 
@@ -70,6 +76,7 @@ class Contents:
     layout: str
     clamp: float | None = None
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     top: tuple[str, ...] = ()
 
 
@@ -145,14 +152,15 @@ def _generator(data: object, kind: str) -> Contents:
     if found.spelling == NVIDIA:
         ours = translate(found)
         state, mean, clamp, notes = ours.state, ours.mean, ours.clamp, ours.notes
+        doubts = () if found.modules or found.clamp else (UNCLEAR_CLAMP,)
         layout = f"{kind} with NVIDIA's {found.name or 'names'}: {ours.uses}"
     else:
         refuse_unusual(found)
         state, rates = at_usual_rates(found)
-        mean, clamp, notes = found.mean, _clamp(found), tuple(rates)
+        mean, clamp, notes, doubts = found.mean, _clamp(found), tuple(rates), ()
         layout = f"{kind} with {found.name!r}" if found.name else f"{kind} of one state dict"
     return Contents(
-        state, mean, layout + _passed_over(found), clamp, notes, _beside(listing, found)
+        state, mean, layout + _passed_over(found), clamp, notes, doubts, _beside(listing, found)
     )
 
 

@@ -75,11 +75,6 @@ def translate(found: Found) -> Translated:
     _refuse_rest(theirs, filters)
     if quiet:
         notes.append("it was made without noise, so that the strength of the noise is 0")
-    if not found.modules:
-        notes.append(
-            "a plain state dict does not say whether NVIDIA's program cuts its features off "
-            "(conv_clamp); none is assumed"
-        )
     count = len(found.tensors) - len(filters)
     uses = (
         f"{count} tensors, each used exactly once, and {len(filters)} blur filters, which are the "
