@@ -4,6 +4,7 @@ import json
 import resource
 import struct
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -61,7 +62,9 @@ def assert_same_images(generator, made: dict, shape: Shape, psi: float = 0.7) ->
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_images_are_those_of_the_original_arithmetic(tmp_path, shape):
     made = variables(shape)
-    generator = load_generator(written(tmp_path, networks(shape, made)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing about it is in doubt
+        generator = load_generator(written(tmp_path, networks(shape, made)))
     assert generator.config.channels == shape.channels
     assert generator.config.mapping_layers == shape.layers
     assert np.array_equal(generator.mean_latent.numpy(), made["dlatent_avg"])
