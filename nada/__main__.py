@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import fields, replace
@@ -32,10 +33,18 @@ from nada.experiments.bench import add_bench
 from nada.experiments.evaluate import add_evaluate
 from nada.experiments.report import add_report
 from nada.experiments.sweep import add_sweep
-from nada.facts import blend_facts, describe, file_name, measured_facts, run_facts
+from nada.facts import (
+    blend_facts,
+    describe,
+    file_facts,
+    file_name,
+    measured_facts,
+    run_facts,
+)
 from nada.film import FPS, frames, visits, write_mp4
+from nada.formats.catalogue import locate
 from nada.formats.files import PlaceError, check_place, free_name, written_whole
-from nada.formats.messages import first_line, json_line
+from nada.formats.messages import first_line, json_line, plain
 from nada.generator import Generator
 from nada.machine import keep_freed_memory, pick_device, speak_utf8
 from nada.memory import fit_preset
@@ -502,15 +511,24 @@ def run_domain(args: argparse.Namespace) -> int:
 
 def add_info(commands) -> None:
     """Options of `info`."""
-    parser = _command(commands, "info", run_info, "Tell what would run here, and its limits.")
+    summary = "Tell what a file is, or without one what would run here, and its limits."
+    parser = _command(commands, "info", run_info, summary)
+    parser.add_argument("file", nargs="?", help="a generator, a domain or a CLIP model")
     parser.add_argument("--clip", default="auto", help="CLIP models joined by + (default: auto)")
 
 
 def run_info(args: argparse.Namespace) -> int:
     """Load, print."""
-    facts = Service(Options(args.generator, args.clip, args.device)).info()
-    _say(args.json, "\n".join(f"{name}: {value}" for name, value in facts.items()), facts)
+    if args.file is None:
+        facts = Service(Options(args.generator, args.clip, args.device)).info()
+    else:
+        facts = file_facts(locate(args.file).path)
+    _say(args.json, "\n".join(f"{name}: {_listed(value)}" for name, value in facts.items()), facts)
     return 0
+
+
+def _listed(value: object) -> object:
+    return "; ".join(map(plain, map(str, value))) or "nothing" if type(value) is list else value
 
 
 def add_blend(commands) -> None:
@@ -566,6 +584,7 @@ def _say(as_json: bool, text: str, data: dict) -> None:
 
 def program() -> int:
     """`main` as a program of its own, which `python -m nada` and `nada` are."""
+    warnings.formatwarning = lambda message, *_: f"nada: {message}\n"
     speak_utf8()
     keep_freed_memory()
     if sys.stdout is not None:

@@ -6,32 +6,28 @@ do. Tensors are read one at a time, so that loading needs little more memory tha
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nada.formats.catalogue import ResolvedFile, locate
+from nada.formats.contents import Contents, read_contents
 from nada.formats.files import (
     CHECKPOINTS,
     LARGEST,
-    LONGEST_NAME,
     CheckpointError,
     check_finite,
-    check_header,
     in_bounds,
-    refuse_stand_ins,
     write_safetensors,
     written_whole,
 )
 from nada.formats.hub import Report
-from nada.formats.messages import brief, first_line
-from nada.formats.nvidia import generator_state, holds_generator
-from nada.formats.pickles import reading_pickle
+from nada.formats.messages import brief
 from nada.formats.slices import LazyTensor
 from nada.generator import Generator, GeneratorConfig, blur_kernel
 
@@ -39,6 +35,8 @@ __all__ = [
     "CHECKPOINTS",
     "CheckpointError",
     "Contents",
+    "architecture",
+    "doubts",
     "fingerprint",
     "load_generator",
     "read_contents",
@@ -47,34 +45,9 @@ __all__ = [
     "write_safetensors",
 ]
 
-TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}  # of safetensors
 WIDEST = 4096  # z and w; 512 is usual
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a file holds of a generator, still in the file.
-
-    Args:
-        state: the state dict, in our names.
-        latent_avg: [w_dim], or None where the file has none.
-        layout: what kind of file it is, in words.
-    """
-
-    state: Mapping[str, LazyTensor]
-    latent_avg: object
-    layout: str
+# the root mean square of a mapping's weights, which is 100 when a training begins
+SMALLEST_SCALE, LARGEST_SCALE = 30.0, 400.0
 
 
 def load_generator(
@@ -88,10 +61,11 @@ def load_generator(
 
     Args:
         source: "demo" for the bundled one; "ffhq" and "org/repo[:file][@revision]" for the Hub; a
-            path; a `ResolvedFile` from `locate`. The file is safetensors, or PyTorch's with
-            `g_ema`, `g` or the bare state dict, or NVIDIA's pickle of StyleGAN2 or StyleGAN2-ADA.
-            Any size from 4 to 1024. Without a mean latent in it that is computed over 4096 z;
-            noise buffers that an old file lacks are drawn from a fixed seed.
+            path; a `ResolvedFile` from `locate`. The file is safetensors or a pickle, and the
+            generator, in rosinality's names or NVIDIA's, lies anywhere in it; of several the
+            averaged one (`g_ema`) is taken. Any size from 4 to 1024. Without a mean latent in it
+            that is computed over 4096 z; noise buffers that an old file lacks are drawn from a
+            fixed seed. What may change the images without being sure is warned of.
         device: where to put it.
         revision, sha256, progress: see `locate`.
 
@@ -104,78 +78,16 @@ def load_generator(
     path = locate(source, revision, sha256, progress).path
     with read_contents(path) as contents:
         try:
-            generator = _build(contents.state, path.stat().st_size)
-            if contents.latent_avg is None:
+            generator = _build(contents, path.stat().st_size)
+            if (mean := _mean_latent(contents.latent_avg, generator.config)) is None:
                 generator.update_mean_latent()
             else:
-                generator.mean_latent.copy_(_mean_latent(contents.latent_avg, generator.w_dim))
+                generator.mean_latent.copy_(mean)
+            for doubt in doubts(contents, generator.config):
+                warnings.warn(f"{path.name}: {doubt}.", stacklevel=2)
         except ValueError as error:
             raise CheckpointError(f"{path.name}: {error}") from error
     return generator.eval().requires_grad_(False).to(device)
-
-
-@contextmanager
-def read_contents(path: Path) -> Iterator[Contents]:
-    """What the file at `path` holds; its tensors can be read until the context ends.
-
-    Raises:
-        CheckpointError: a file of another kind, or a damaged one.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"There is no generator file {str(path)!r}: check the path.")
-    refuse_stand_ins(path)
-    if path.suffix == ".safetensors":
-        state = _lazy_safetensors(path)
-        mean = state.pop("latent_avg", None)
-        yield Contents(state, mean, "a safetensors file")
-        return
-    with reading_pickle(path) as contents:
-        yield _pytorch(contents, path)
-
-
-def _pytorch(contents: object, path: Path) -> Contents:
-    try:
-        if holds_generator(contents):
-            return Contents(*generator_state(contents))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path.name}: {error}") from error
-    if not isinstance(contents, dict):
-        raise CheckpointError(
-            f"{path.name} holds one {type(contents).__name__}; a dict of tensors was expected."
-        )
-    for name in ("g_ema", "g"):
-        if isinstance(contents.get(name), dict):
-            layout = f"a PyTorch file with {name!r}"
-            return Contents(contents[name], contents.get("latent_avg"), layout)
-    state = {key: value for key, value in contents.items() if key != "latent_avg"}
-    return Contents(state, contents.get("latent_avg"), "a PyTorch file of one state dict")
-
-
-def _lazy_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a file that the library has found sound: lengths, offsets and all."""
-
-    def read(key: str) -> Tensor:
-        # opened for each tensor: one mapping for all would stay in memory beside the copies
-        with safe_open(path, "pt") as file:
-            return file.get_tensor(key).clone()
-
-    check_header(path)
-    try:
-        with safe_open(path, "pt") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}
-            return {
-                key: LazyTensor(
-                    tuple(piece.get_shape()),
-                    TYPES.get(piece.get_dtype(), piece.get_dtype()),
-                    lambda key=key: read(key),
-                )
-                for key, piece in slices.items()
-            }
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path.name} is not a readable safetensors file ({first_line(error)}); "
-            "it may be cut off: copy or download it again."
-        ) from error
 
 
 def save_generator(
@@ -185,6 +97,9 @@ def save_generator(
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write a generator and its mean latent as `latent_avg`, whole or not at all.
+
+    A clamp of its features, which only NVIDIA's files have, becomes a tensor `conv_clamp` that
+    other programs do not know.
 
     Args:
         generator: in float32.
@@ -201,12 +116,14 @@ def save_generator(
         if not value.isfinite().all():
             name = str(dtype).removeprefix("torch.")
             raise ValueError(f"{key!r} holds numbers that {name} cannot; nothing was saved.")
-    mean = generator.mean_latent.cpu()
+    extra = {"latent_avg": generator.mean_latent.cpu()}
+    if generator.config.clamp is not None:
+        extra["conv_clamp"] = torch.tensor(generator.config.clamp)
     if Path(path).suffix.lower() in (".pt", ".pth"):
         with written_whole(path, RuntimeError) as unfinished:
-            torch.save({"g_ema": tensors, "latent_avg": mean}, unfinished)
+            torch.save({"g_ema": tensors, **extra}, unfinished)
     else:
-        write_safetensors({**tensors, "latent_avg": mean}, path, metadata or {})
+        write_safetensors({**tensors, **extra}, path, metadata or {})
 
 
 def sha256(tensors: Mapping[str, Tensor], *texts: str) -> str:
@@ -222,59 +139,75 @@ def sha256(tensors: Mapping[str, Tensor], *texts: str) -> str:
 
 
 def fingerprint(generator: Generator) -> str:
-    """SHA-256 of a generator's state dict, in hex: the same only for the same weights."""
+    """SHA-256 of a generator's state dict, in hex: the same only for the same weights.
+
+    A clamp does not count: a domain is what changed of the weights, and applies with it or without.
+    """
     return sha256(generator.state_dict())
 
 
 # From tensors to a generator
 
 
-def _build(state: Mapping[str, LazyTensor], size: int) -> Generator:
-    """A generator of `state`, which comes from a file of `size` bytes."""
+def architecture(contents: Contents, size: int) -> GeneratorConfig:
+    """The architecture of what lies in a file of `size` bytes; no numbers are read.
+
+    Raises:
+        ValueError: it is not a whole generator.
+    """
+    state = contents.state
     _check_kinds(state, size)
-    config = GeneratorConfig.from_state_dict(state)
+    _refuse_other_images(state)
+    config = replace(GeneratorConfig.from_state_dict(state), clamp=contents.clamp)
     if max(config.z_dim, config.w_dim) > WIDEST:
         raise ValueError(
             f"Not a StyleGAN2 generator: z and w have {config.z_dim} and {config.w_dim} numbers; "
             f"at most {WIDEST} were expected, 512 are usual."
         )
     with torch.device("meta"):
+        _compare(Generator(config).state_dict(), state)
+    return config
+
+
+def doubts(contents: Contents, config: GeneratorConfig) -> list[str]:
+    """What may make the images others than its own program's, and no shape or name can tell."""
+    found = list(contents.doubts)
+    spread = contents.state["style.1.weight"].read().float().square().mean().sqrt().item()
+    if not SMALLEST_SCALE < spread < LARGEST_SCALE:
+        found.append(
+            f"the mapping's weights are of size {spread:.2g}, and those of StyleGAN2 around 100, "
+            "since its learning-rate multiplier of 0.01 is part of the layer; if the program that "
+            "wrote it has another multiplier, its images are others"
+        )
+    if _has_differing_rows(contents.latent_avg, config):
+        found.append(
+            "its mean latent differs from layer to layer; the mean of mapped z is computed instead"
+        )
+    return found
+
+
+def _build(contents: Contents, size: int) -> Generator:
+    """A generator of `contents`, which come from a file of `size` bytes."""
+    config, state = architecture(contents, size), contents.state
+    with torch.device("meta"):
         generator = Generator(config)
-    expected = generator.state_dict()
-    _compare(expected, state)
     rng = torch.Generator().manual_seed(0)
     tensors = {
         key: _weights(key, state[key]) if key in state else _fixed_buffer(key, value, rng)
-        for key, value in expected.items()
+        for key, value in generator.state_dict().items()
     }
     generator.load_state_dict(tensors, assign=True)
     generator.mean_latent = torch.zeros(config.w_dim)
     return generator
 
 
-def _check_kinds(state: Mapping[str, object], size: int) -> None:
+def _check_kinds(state: Mapping[str, LazyTensor], size: int) -> None:
     for key, value in state.items():
-        if not isinstance(key, str) or len(key) > LONGEST_NAME:
-            raise ValueError(
-                f"It holds a tensor called {brief(key)}; names of at most {LONGEST_NAME} letters "
-                "were expected: give the generator's state dict, alone or as 'g_ema'."
-            )
-        if not isinstance(value, LazyTensor):
-            raise ValueError(
-                f"The entry {key!r} is of type {type(value).__name__} and not a tensor; "
-                "give the generator's state dict, alone or as 'g_ema'."
-            )
         if not getattr(value.dtype, "is_floating_point", False):
             raise ValueError(
                 f"{key!r} is of type {str(value.dtype).removeprefix('torch.')}; "
                 "floating-point numbers were expected."
             )
-    if not any(str(key).startswith(("style.", "conv1.", "convs.")) for key in state):
-        names = ", ".join(repr(key) for key in list(state)[:3]) or "none"
-        raise ValueError(
-            f"Not a StyleGAN2 generator: it holds {len(state)} tensors, such as {names}; "
-            "the names style, input, conv1, to_rgb1, convs, to_rgbs, noises were expected."
-        )
     claimed = sum(value.nbytes for value in state.values())
     if claimed > size:
         raise ValueError(f"Its tensors claim {claimed} bytes, and the whole file has {size}.")
@@ -302,11 +235,34 @@ def _may_be_missing(key: str) -> bool:
     return key.endswith(".kernel") or key.startswith("noises.")
 
 
+def _refuse_other_images(state: Mapping[str, LazyTensor]) -> None:
+    """Name the generators that draw what cannot be used here."""
+    if any(re.match(r"(label_)?embed(ding)?s?\.", key) for key in state):
+        raise ValueError(
+            "This generator is conditional: it draws what a label says, and only generators "
+            "without labels can be used here."
+        )
+    side = state["input.input"].shape[2:] if "input.input" in state else (4, 4)
+    if len(side) == 2 and side != (4, 4):
+        kind = "images that are not square" if side[0] != side[1] else "another grid of sizes"
+        raise ValueError(
+            f"This generator begins with {side[0]} × {side[1]} features and not with 4 × 4, for "
+            f"{kind}: only square ones of 4, 8, 16, … pixels can be used here."
+        )
+    channels = state["to_rgb1.bias"].shape[1:2] if "to_rgb1.bias" in state else (3,)
+    if channels and channels != (3,):
+        kinds = {1: "grey images", 4: "images with transparency"}
+        raise ValueError(
+            f"This generator draws {kinds.get(channels[0], 'other things than colours')} "
+            f"({channels[0]} channels); only those of red, green and blue can be used here."
+        )
+
+
 def _compare(expected: Mapping[str, Tensor], state: Mapping[str, LazyTensor]) -> None:
     """Raise a ValueError that names the first few of the tensors that do not fit."""
     missing = [key for key in expected if key not in state and not _may_be_missing(key)]
     wrong = [f"{key!r} is missing" for key in missing]
-    wrong += [f"{key!r} does not belong" for key in state if key not in expected]
+    wrong += [f"{brief(key)} does not belong" for key in state if key not in expected]
     wrong += [
         f"{key!r} is {list(state[key].shape)} instead of {list(value.shape)}"
         for key, value in expected.items()
@@ -314,14 +270,35 @@ def _compare(expected: Mapping[str, Tensor], state: Mapping[str, LazyTensor]) ->
     ]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        advice = (
+            "Check that the file is complete"
+            if len(wrong) == len(missing)
+            else "It is of another architecture, and its images would be others here: give one of "
+            "rosinality's StyleGAN2"
+        )
         raise ValueError(
-            f"Not a StyleGAN2 generator as it should be: {', '.join(wrong[:3])}{more}. "
-            "Check that the file is complete and of the common PyTorch layout."
+            f"Not a StyleGAN2 generator as it should be: {', '.join(wrong[:3])}{more}. {advice}."
         )
 
 
-def _mean_latent(latent_avg: object, w_dim: int) -> Tensor:
-    if not isinstance(latent_avg, LazyTensor) or latent_avg.shape not in ((w_dim,), (1, w_dim)):
+def _mean_latent(latent_avg: object, config: GeneratorConfig) -> Tensor | None:
+    """[w_dim], or None where it has to be computed."""
+    if latent_avg is None:
+        return None
+    w_dim = config.w_dim
+    shapes = ((w_dim,), (1, w_dim), (1, 1, w_dim), (config.num_ws, w_dim))
+    if not isinstance(latent_avg, LazyTensor) or latent_avg.shape not in shapes:
         got = list(latent_avg.shape) if isinstance(latent_avg, LazyTensor) else type(latent_avg)
         raise ValueError(f"'latent_avg' is {got}; one vector of {w_dim} numbers was expected.")
-    return _weights("latent_avg", latent_avg).reshape(-1)
+    rows = _weights("latent_avg", latent_avg).reshape(-1, w_dim)
+    return None if _differ(rows) else rows[0]
+
+
+def _has_differing_rows(latent_avg: object, config: GeneratorConfig) -> bool:
+    if not isinstance(latent_avg, LazyTensor) or latent_avg.shape != (config.num_ws, config.w_dim):
+        return False
+    return _differ(latent_avg.read().float())
+
+
+def _differ(rows: Tensor) -> bool:
+    return not torch.allclose(rows, rows[:1], rtol=1e-4, atol=1e-6)

@@ -48,8 +48,13 @@ def run_convert(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     place = locate(args.generator, args.revision, args.sha256)
     with read_contents(place.path) as contents:
-        layout = contents.layout
+        layout, notes = contents.layout, list(contents.notes)
     generator = load_generator(place, device)
+    if generator.config.clamp is not None:
+        notes.append(
+            f"features are cut off at ± {generator.config.clamp:g}, kept as 'conv_clamp', which "
+            "other programs do not heed"
+        )
     dtype = torch.float16 if args.half else torch.float32
     entry = place.entry
     terms = {"licence": entry.licence, "aligned": entry.aligned} if entry else {}
@@ -58,6 +63,7 @@ def run_convert(args: argparse.Namespace) -> int:
         "source": str(place),
         **terms,
         "layout": layout,
+        "notes": notes,
         "size": generator.size,
         "out": str(args.out),
         "sha256": file_digest(args.out),
@@ -74,9 +80,10 @@ def sentences(report: dict) -> str:
         for name, title in (("aligned", "Pictures"), ("licence", "Licence"))
         if name in report
     )
+    notes = "".join(f"Note: {note}.\n" for note in report["notes"])
     return (
         f"Read {report['source']}: {report['layout']}; {report['size']} pixels.\n"
-        f"{terms}Saved {report['out']}, sha256 {report['sha256']}.\n"
+        f"{notes}{terms}Saved {report['out']}, sha256 {report['sha256']}.\n"
         f"Over {len(PARITY_SEEDS)} seeds the pictures differ by {report['parity']:.2g} at most, "
         "of a range of 2."
     )

@@ -18,10 +18,9 @@ from torch import Tensor
 from nada.checkpoint import fingerprint, sha256, write_safetensors
 from nada.formats.files import LARGEST, in_bounds
 from nada.formats.messages import plain
-from nada.formats.metadata import read_metadata, write_metadata
+from nada.formats.metadata import FORMAT, read_metadata, write_metadata
 from nada.generator import Generator
 
-FORMAT = "stylegan-nada delta 1"
 MAX_BYTES = 160 * 2**20  # all weights of the largest generator, in float32, are 122 MB
 MAX_HEADER = 2**20  # bytes, three times what so many tensors and the longest metadata take
 MAX_TENSORS = 1000  # the largest generator has 200
@@ -210,11 +209,16 @@ def _check_size(path: Path, name: str) -> None:
         raise DeltaError(f"There is no domain file {name!r}; give the path of a saved one.")
     size = path.stat().st_size
     with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
+        header = int.from_bytes(start := file.read(8), "little")
     if size > MAX_BYTES:
         raise DeltaError(
             f"{name} has {size / 2**20:.0f} MB; a domain file has "
             f"{MAX_BYTES / 2**20:.0f} MB at most."
+        )
+    if start.startswith((b"PK", b"\x80")) and header > size:
+        raise DeltaError(
+            f"{name} is a file of PyTorch or a pickle, and domain files are .safetensors that an "
+            "adaptation saved; if it holds a generator, give it with --generator."
         )
     if size < 10 or header > min(MAX_HEADER, size - 8):
         raise _broken(name)
@@ -233,8 +237,10 @@ def _read(path: Path, name: str) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safetensors.safe_open(path, "pt") as file:
             header, keys = file.metadata() or {}, list(file.keys())
             if header.get("format") != FORMAT:
+                whole = any(key.endswith(("input.input", "synthesis.b4.const")) for key in keys)
+                other = ": it is a whole generator, to be given with --generator" if whole else ""
                 raise DeltaError(
-                    f"{name} is a safetensors file but not a domain file of this program; "
+                    f"{name} is a safetensors file but not a domain file of this program{other}; "
                     "give a file that an adaptation saved."
                 )
             if len(keys) > MAX_TENSORS:

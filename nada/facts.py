@@ -1,4 +1,4 @@
-"""What a domain file says of itself: the run that made it, what it measures, what was mixed.
+"""What files say of themselves: a domain's run, its measures, what was mixed; what a model is.
 
 The facts are a domain file's metadata (`nada.delta.Delta.metadata`). Anyone may have written them;
 `nada.formats.metadata` has left of them what is of the kind it should be.
@@ -6,15 +6,19 @@ The facts are a domain file's metadata (`nada.delta.Delta.metadata`). Anyone may
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
 from nada.adapt import Progress
-from nada.clip import Encoder
+from nada.checkpoint import doubts, fingerprint, load_generator, read_contents
+from nada.clip import Encoder, load_clip
 from nada.delta import Delta
 from nada.formats.messages import quote_all
+from nada.formats.recognised import CLIP, DOMAIN, AnotherModelError
 from nada.generator import Generator
 from nada.guidance import prompt_features
 from nada.metrics import diversity, quality
@@ -127,3 +131,70 @@ def file_name(target: str) -> str:
     elif RESERVED.fullmatch(stem):
         stem += "-domain"
     return f"{stem}.safetensors"
+
+
+# Any file
+
+
+def file_facts(path: Path) -> dict:
+    """What a file is, what of it would be used and what is unusual about it, as JSON can hold it.
+
+    Args:
+        path: of a generator in any form that `load_generator` takes, a domain or a CLIP model.
+
+    Raises:
+        ValueError: none of these, or damaged.
+    """
+    try:
+        facts = _generator_facts(path)
+    except AnotherModelError as error:
+        facts = {DOMAIN: _domain_facts, CLIP: _clip_facts}[error.kind](path)
+    return {"file": path.name, "bytes": path.stat().st_size, **facts}
+
+
+def _generator_facts(path: Path) -> dict:
+    with read_contents(path) as contents, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the doubts, which are told here
+        generator = load_generator(path)
+        config, unusual = generator.config, [*contents.notes, *doubts(contents, generator.config)]
+        if contents.latent_avg is None:
+            unusual.append("it has no mean latent, which is computed from 4096 z")
+        if config.clamp is not None:
+            unusual.append(f"features are cut off at ± {config.clamp:g}, as NVIDIA's program does")
+        return {
+            "kind": "generator",
+            "used": contents.layout,
+            "size": config.size,
+            "z": config.z_dim,
+            "w": config.w_dim,
+            "mapping_layers": config.mapping_layers,
+            "channels": list(config.channels),
+            "parameters": sum(weight.numel() for weight in generator.parameters()),
+            "fingerprint": fingerprint(generator),
+            "beside": list(contents.top),
+            "unusual": unusual,
+        }
+
+
+def _domain_facts(path: Path) -> dict:
+    delta = Delta.load(path)
+    return {
+        "kind": "domain",
+        "title": title(delta.metadata),
+        "base": delta.base_fingerprint,
+        "tensors": len(delta.tensors),
+        "parameters": sum(tensor.numel() for tensor in delta.tensors.values()),
+        "unusual": [note] if (note := unusual(delta)) else [],
+    }
+
+
+def _clip_facts(path: Path) -> dict:
+    clip = load_clip(path)
+    words = f"it was trained on {len(clip.words)} words" if clip.words else None
+    return {
+        "kind": "CLIP",
+        "resolution": clip.resolution,
+        "context": clip.context_length,
+        "parameters": sum(weight.numel() for weight in clip.parameters()),
+        "unusual": [words] if words else [],
+    }

@@ -36,6 +36,8 @@ class GeneratorConfig:
         w_dim, z_dim: widths of w and of z.
         mapping_layers: number of linear layers from z to w.
         channels: one width per resolution 4, 8, .., size.
+        clamp: cut the outputs of all layers off at ± this number, as NVIDIA's program does in half
+            precision (`conv_clamp`); None for no limit. No tensor shows it.
 
     Raises:
         ValueError: numbers that describe no generator.
@@ -46,6 +48,7 @@ class GeneratorConfig:
     z_dim: int
     mapping_layers: int
     channels: tuple[int, ...]
+    clamp: float | None = None
 
     def __post_init__(self) -> None:
         if self.size not in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
@@ -58,6 +61,8 @@ class GeneratorConfig:
             )
         if min(self.w_dim, self.z_dim, self.mapping_layers, *self.channels) < 1:
             raise ValueError(f"All widths and depths must be at least 1, got {self}.")
+        if self.clamp is not None and not self.clamp > 0:
+            raise ValueError(f"clamp is {self.clamp}; a number above 0 or None was expected.")
 
     @property
     def num_ws(self) -> int:
@@ -141,15 +146,15 @@ class Generator(nn.Module):
         layers = [EqualLinear(*pair, lr=MAPPING_LR, activate=True) for pair in pairwise(widths)]
         self.style = nn.Sequential(PixelNorm(), *layers)
 
-        channels, w_dim = config.channels, config.w_dim
+        channels, w_dim, clamp = config.channels, config.w_dim, config.clamp
         self.input = ConstantInput(channels[0])
-        self.conv1 = StyledConv(channels[0], channels[0], w_dim)
-        self.to_rgb1 = ToRGB(channels[0], w_dim, upsample=False)
+        self.conv1 = StyledConv(channels[0], channels[0], w_dim, clamp=clamp)
+        self.to_rgb1 = ToRGB(channels[0], w_dim, upsample=False, clamp=clamp)
         self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList()
         for narrow, wide in pairwise(channels):
-            self.convs.append(StyledConv(narrow, wide, w_dim, upsample=True))
-            self.convs.append(StyledConv(wide, wide, w_dim))
-            self.to_rgbs.append(ToRGB(wide, w_dim, upsample=True))
+            self.convs.append(StyledConv(narrow, wide, w_dim, upsample=True, clamp=clamp))
+            self.convs.append(StyledConv(wide, wide, w_dim, clamp=clamp))
+            self.to_rgbs.append(ToRGB(wide, w_dim, upsample=True, clamp=clamp))
 
         self.noises = nn.Module()
         for i, side in enumerate(self.noise_sides):
@@ -457,6 +462,11 @@ def _per_channel(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype)[:, :, None, None]
 
 
+def _clamped(x: Tensor, clamp: float | None) -> Tensor:
+    """x with nothing beyond ± clamp, the same tensor for None."""
+    return x if clamp is None else x.clamp(-clamp, clamp)
+
+
 class Noise(nn.Module):
     """The learnt strength of the noise that all channels of a layer get."""
 
@@ -468,28 +478,39 @@ class Noise(nn.Module):
 class StyledConv(nn.Module):
     """Modulated 3×3 convolution, noise, bias and leaky ReLU: one layer of the synthesis."""
 
-    def __init__(self, inputs: int, outputs: int, w_dim: int, upsample: bool = False):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        w_dim: int,
+        upsample: bool = False,
+        clamp: float | None = None,
+    ):
         super().__init__()
+        self.clamp = clamp
         self.conv = ModulatedConv(inputs, outputs, w_dim, upsample=upsample)
         self.noise = Noise()
         self.activate = FusedLeakyReLU(outputs)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         x, demodulation = self.conv.before_demodulation(x, w)
-        return styled_leaky_relu(x, self.activate.bias, demodulation, noise, self.noise.weight)
+        x = styled_leaky_relu(x, self.activate.bias, demodulation, noise, self.noise.weight)
+        return _clamped(x, self.clamp)
 
 
 class ToRGB(nn.Module):
     """Features to RGB, added to the upsampled RGB of the resolution below."""
 
-    def __init__(self, inputs: int, w_dim: int, upsample: bool):
+    def __init__(self, inputs: int, w_dim: int, upsample: bool, clamp: float | None = None):
         super().__init__()
+        self.clamp = clamp
         self.conv = ModulatedConv(inputs, 3, w_dim, kernel=1, demodulate=False)
         self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
         self.upsample = Blur() if upsample else None
 
     def forward(self, x: Tensor, w: Tensor, rgb: Tensor | None = None) -> Tensor:
         out = self._project(x, w) + self.bias  # full precision again, whatever x is
+        out = _clamped(out, self.clamp)
         if rgb is None or self.upsample is None:
             return out
         with torch.autocast(x.device.type, enabled=False):

@@ -73,7 +73,8 @@ def saved_bytes(
     levels = convolutions(config, resolution)
 
     def whole(level: list[Convolution]) -> int:
-        return sum(conv.saved(fused) for conv in level)
+        clamped = config.clamp is not None  # a clamp keeps what it cuts off
+        return sum(conv.saved(fused) + clamped * conv.outputs * conv.after**2 for conv in level)
 
     last = levels[-1][-1]
     result = last.outputs * last.after**2  # what only the last to_rgb looks at

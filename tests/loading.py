@@ -16,6 +16,7 @@ import torch
 from nada.checkpoint import load_generator, save_generator
 from nada.generator import Generator, GeneratorConfig
 from tests.nvidia_files import nvidia_generator, snapshot
+from tests.tensorflow_files import Shape, dumped, networks, variables
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYOUTS = {
@@ -23,6 +24,7 @@ LAYOUTS = {
     "PyTorch, older": "older.pt",
     "safetensors": "g.safetensors",
     "NVIDIA pickle": "nvidia.pkl",
+    "TensorFlow pickle": "tensorflow.pkl",
     "training file": "training.pt",
 }
 
@@ -40,6 +42,10 @@ def write(generator: Generator, path: Path) -> None:
         torch.save(whole, path, _use_new_zipfile_serialization=False)
     elif path.name == "nvidia.pkl":
         path.write_bytes(snapshot(nvidia_generator(generator)))
+    elif path.name == "tensorflow.pkl":  # of other weights: the same shapes, three networks
+        config = generator.config
+        shape = Shape(config.channels, config.w_dim, config.z_dim, config.mapping_layers)
+        path.write_bytes(dumped(networks(shape, variables(shape)), "frame"))
     elif path.name == "training.pt":  # as training leaves it: two generators, the optimiser's sums
         rest = {key: {k: v + 1 for k, v in whole["g_ema"].items()} for key in ("g", "sums")}
         torch.save({**rest, **whole}, path)

@@ -120,7 +120,7 @@ def conv(state: dict, name: str, n: int) -> Stub:
 
 def to_rgb(state: dict, name: str) -> Stub:
     weights = {"weight": state[f"{name}.conv.weight"][0], "bias": state[f"{name}.bias"].flatten()}
-    out = stub("ToRGBLayer", weights, conv_clamp=256)
+    out = stub("ToRGBLayer", weights, conv_clamp=None)
     out.affine = affine(state, name)
     return out
 
@@ -147,3 +147,79 @@ def snapshot(top: Stub, protocol: int = 4) -> bytes:
             sys.modules.pop(name)
             if module:
                 sys.modules[name] = module
+
+
+# Their arithmetic, plainly: one image at a time, in float64
+
+
+def nvidia_image(state: dict, z: torch.Tensor, clamp=None, rate=0.01) -> torch.Tensor:
+    """z [z_dim] → the image [3, size, size] that NVIDIA's `Generator` makes of a state dict.
+
+    Args:
+        state: in their names; without noise_strength there is no noise.
+        z: normally distributed.
+        clamp: their conv_clamp.
+        rate: their lr_multiplier of the mapping.
+    """
+    state = {name: value.double() for name, value in state.items()}
+    w = z.double() / (z.double().square().mean() + 1e-8).sqrt()
+    for i in range(sum(".fc" in name and name.endswith("weight") for name in state)):
+        weight, bias = state[f"mapping.fc{i}.weight"], state[f"mapping.fc{i}.bias"]
+        w = activated(weight @ w * rate / weight.shape[1] ** 0.5 + bias * rate)
+    x, image = state["synthesis.b4.const"], None
+    for side in sorted({int(name.split(".")[1][1:]) for name in state if "torgb" in name}):
+        block = f"synthesis.b{side}"
+        if side > 4:
+            x = their_layer(state, f"{block}.conv0", x, w, clamp, upsample=True)
+        x = their_layer(state, f"{block}.conv1", x, w, clamp)
+        rgb = their_rgb(state, f"{block}.torgb", x, w, clamp)
+        image = rgb if image is None else blurred(with_zeros(image), (2, 1)) + rgb
+    return image
+
+
+def their_layer(state, name, x, w, clamp, upsample=False):
+    """`SynthesisLayer`: the weight is modulated, and brought back to unit variance."""
+    weight = state[f"{name}.weight"] * their_style(state, name, w)[None, :, None, None]
+    weight = weight / (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
+    if upsample:
+        full = nn.functional.conv2d(with_zeros(x)[None], weight.flip(2, 3), padding=2)[0]
+        x = blurred(full[:, :-1, :-1], (1, 1))
+    else:
+        x = nn.functional.conv2d(x[None], weight, padding=1)[0]
+    if f"{name}.noise_strength" in state:
+        x = x + state[f"{name}.noise_const"] * state[f"{name}.noise_strength"]
+    return clamped(activated(x + state[f"{name}.bias"][:, None, None]), clamp)
+
+
+def their_rgb(state, name, x, w, clamp):
+    """`ToRGBLayer`."""
+    weight = state[f"{name}.weight"]
+    style = their_style(state, name, w) / weight[0].numel() ** 0.5
+    rgb = nn.functional.conv2d(x[None], weight * style[None, :, None, None])[0]
+    return clamped(rgb + state[f"{name}.bias"][:, None, None], clamp)
+
+
+def their_style(state, name, w):
+    weight = state[f"{name}.affine.weight"]
+    return weight @ w / weight.shape[1] ** 0.5 + state[f"{name}.affine.bias"]
+
+
+def activated(x):
+    return torch.where(x < 0, 0.2 * x, x) * 2**0.5
+
+
+def clamped(x, clamp):
+    return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+def with_zeros(x):
+    """[C, h, w] → [C, 2h, 2w], zeros between the pixels."""
+    out = x.new_zeros(len(x), 2 * x.shape[1], 2 * x.shape[2])
+    out[:, ::2, ::2] = x
+    return out
+
+
+def blurred(x, pad):
+    """By the filter [1, 3, 3, 1], four times as bright, as zeros have made it darker."""
+    kernel = (4 * FILTER.double()).expand(len(x), 1, 4, 4)
+    return nn.functional.conv2d(nn.functional.pad(x, pad * 2), kernel, groups=len(x))

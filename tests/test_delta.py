@@ -220,7 +220,7 @@ WRONG = {
     "overlap": (duplicate_offsets, "not a domain file, or is cut off"),
     "empty": (set_bytes(b""), "not a domain file, or is cut off"),
     "three bytes": (set_bytes(b"abc"), "not a domain file, or is cut off"),
-    "pickle": (set_bytes(pickle.dumps({"a": 1})), "not a domain file, or is cut off"),
+    "pickle": (set_bytes(pickle.dumps({"a": 1})), "is a file of PyTorch or a pickle"),
     "web page": (set_bytes(b"<!DOCTYPE html>" * 9), "not a domain file, or is cut off"),
     "picture": (set_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)), "not a domain file, or is cut off"),
 }

@@ -19,10 +19,11 @@ def large(tmp_path_factory) -> Path:
     generator = ffhq_shaped()
     write(generator, path)
     write(generator, path.with_name("nvidia.pkl"))
+    write(generator, path.with_name("tensorflow.pkl"))
     return path
 
 
-@pytest.mark.parametrize("name", ["zip.pt", "nvidia.pkl"])
+@pytest.mark.parametrize("name", ["zip.pt", "nvidia.pkl", "tensorflow.pkl"])
 def test_loading_takes_seconds_and_less_than_twice_the_weights(large, name):
     told = measured_apart(large.with_name(name))
     assert told["weights"] > 4 * 30_370_060

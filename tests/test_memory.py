@@ -45,12 +45,14 @@ def kept_by(run) -> dict[int, torch.Tensor]:
     return kept
 
 
+@pytest.mark.parametrize("clamp", [None, 256.0])
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
-def test_what_the_generator_keeps_is_told_from_its_shapes(backend):
+def test_what_the_generator_keeps_is_told_from_its_shapes(backend, clamp):
     if backend in BACKENDS and (reason := missing(BACKENDS[backend])):
         pytest.skip(reason)
     chosen = op.use_backend(backend)
-    generator = Generator(NARROW)
+    config = dataclasses.replace(NARROW, clamp=clamp)
+    generator = Generator(config)
     ws = generator.mapping(torch.randn(1, 16)).detach()
     weights = {p.untyped_storage().data_ptr() for p in generator.parameters()}
     with chosen:
@@ -59,7 +61,7 @@ def test_what_the_generator_keeps_is_told_from_its_shapes(backend):
         tensor for place, tensor in kept.items() if tensor.ndim == 4 and place not in weights
     ]
     counted = sum(tensor.untyped_storage().nbytes() for tensor in features)
-    told = saved_bytes(NARROW, 64, checkpointing=False, fused=backend == "cpp", width=4)
+    told = saved_bytes(config, 64, checkpointing=False, fused=backend == "cpp", width=4)
     assert told == pytest.approx(counted, rel=0.12)
 
 

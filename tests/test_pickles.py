@@ -130,10 +130,6 @@ def another_filter(top):
     top.synthesis.b8.conv0.resample_filter = FILTER.roll(1, 0)
 
 
-def mapping_rate(top):
-    top.mapping.fc1.bias_gain = 1.0
-
-
 def activation(top):
     top.synthesis.b8.conv1.activation = "swish"
 
@@ -150,11 +146,10 @@ OTHERS = {
     stylegan3: "StyleGAN3",
     resnet: r"nothing here uses 'synthesis\.b8\.skip\.weight'",
     without_torgb: r"'synthesis\.b8\.torgb\.weight' is missing",
-    shared: "no module of its own",
+    shared: r"'synthesis\.b16\.conv0\.weight' is missing",
     another_filter: "another filter",
-    mapping_rate: r"multiplier 1\.0; 0\.01 was expected",
-    activation: "activation 'swish'; 'lrelu'",
-    endless: "no module of its own",
+    activation: "has the activation 'swish'; 'lrelu' was expected",
+    endless: "nested deeper than those of any generator",
 }
 
 
@@ -164,13 +159,6 @@ def test_other_architectures_of_nvidia_are_refused(tmp_path, make):
     with pytest.raises(CheckpointError, match=OTHERS[make]) as caught:
         load_generator(tmp_path / "n.pkl")
     assert str(caught.value).startswith("n.pkl") and "\n" not in str(caught.value)
-
-
-def test_a_tensorflow_pickle_is_told_from_a_pytorch_one(tmp_path):
-    data = b"\x80\x03cdnnlib.tflib.network\nNetwork\n)\x81."
-    (tmp_path / "tf.pkl").write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"TensorFlow pickles.*legacy\.py"):
-        load_generator(tmp_path / "tf.pkl")
 
 
 # Hostile ones
@@ -393,6 +381,6 @@ def test_a_storage_that_many_tensors_share_is_not_multiplied(tmp_path, generator
 
 def test_reading_imports_nothing_that_a_file_names(tmp_path):
     (tmp_path / "g.pkl").write_bytes(b"\x80\x02cantigravity\nfly\n.")
-    with pytest.raises(PickleError, match=r"asks for 'antigravity\.fly'"):
+    with pytest.raises(CheckpointError, match=r"^g\.pkl"):
         load_generator(tmp_path / "g.pkl")
     assert "antigravity" not in sys.modules

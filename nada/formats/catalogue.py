@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from nada.formats.files import CheckpointError, bundled_file, file_digest
 from nada.formats.hub import SUFFIXES, HubError, HubFile, Report, answers, fetch, find
-from nada.formats.messages import brief
+from nada.formats.messages import brief, quote
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def locate(
     """The file of a source, downloaded into the Hub's cache if need be.
 
     Args:
-        source: as this module's text says, or a `ResolvedFile`, which is given back.
+        source: as this module's text says, or a `ResolvedFile`, which is given back; "~" is the
+            home folder.
         revision: branch, tag or commit on the Hub; the same as "@revision".
         sha256: what the file must hash to, 64 hex digits; the same as "#sha256".
         progress: called while downloading with bytes there, bytes in all (None if unknown) and a
@@ -117,7 +118,8 @@ def locate(
     """
     if isinstance(source, ResolvedFile):
         return source
-    text, stated = _split(str(source).strip(), r"(.*)#([0-9a-fA-F]+)")
+    text, stated = _split(os.path.expanduser(str(source).strip()), r"(.*)#([0-9a-fA-F]+)")
+    _refuse_address(text)
     name, tag = _split(text, r"([^@:]*(?::[^@]*)?)@(.+)")
     sha256, revision = sha256 or stated, revision or tag
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
@@ -175,6 +177,25 @@ def _obstacle(named: CatalogueEntry, gpu: str) -> str:
 def _split(text: str, pattern: str) -> tuple[str, str | None]:
     match = re.fullmatch(pattern, text)
     return (match[1], match[2]) if match else (text, None)
+
+
+def _refuse_address(text: str) -> None:
+    """Say what to give instead of an address as a browser shows it."""
+    if not (address := re.match(r"https?://(?:www\.)?([^/]+)/?(.*)", text)):
+        return
+    host, path = address.groups()
+    page = re.match(
+        r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(?:blob|resolve|raw|tree)/([^/?]+))?(?:/([^?]+))?", path
+    )
+    if host in ("huggingface.co", "hf.co") and page and len(text) <= LONGEST:
+        repo, revision, file = page.groups()
+        named = repo + (f":{file}" if file else "")
+        named += f"@{revision}" if revision and revision != "main" else ""
+        raise CheckpointError(f"{brief(text)} is a page of the Hub: give {quote(named, 120)}.")
+    raise CheckpointError(
+        f"{brief(text)} is an address, and files are not fetched from anywhere but the Hub: "
+        "download the file and give its path."
+    )
 
 
 def _hub_file(name: str, revision: str | None) -> HubFile:

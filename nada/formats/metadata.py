@@ -9,6 +9,7 @@ import math
 
 from nada.formats.messages import is_small_int, plain
 
+FORMAT = "stylegan-nada delta 1"  # what the header of a domain file says it is
 MAX_LENGTH = 2**16  # characters of JSON, in ASCII; a run of ours has two thousand
 MAX_VALUES = 2000
 MAX_DEPTH = 8

@@ -1,23 +1,25 @@
-"""The generators of NVIDIA's StyleGAN2 and StyleGAN2-ADA pickles, in our names.
+"""The generators of NVIDIA's StyleGAN2 and StyleGAN2-ADA for PyTorch, in our names.
 
-The two programs compute the same function; only names and shapes differ. Each of the pickle's
-tensors is used exactly once, or it is the fixed blur filter; anything else is refused, since a
-generator with parts left over would draw other images than its own.
+The two programs compute the same function; only names and shapes differ. Each tensor is used
+exactly once, or it is the fixed blur filter; anything else is refused, since a generator with parts
+left over would draw other images than its own. Pickled modules and plain state dicts have the same
+names; the modules also have attributes.
 
 Source of the names: `training/networks.py` of stylegan2-ada-pytorch.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
+from nada.formats.attributes import at_usual_rates, clamp_of, refuse_unusual
 from nada.formats.files import CheckpointError
-from nada.formats.messages import brief, is_small_int
-from nada.formats.pickles import ForeignObject
+from nada.formats.messages import is_small_int
+from nada.formats.search import Found
 from nada.formats.slices import LazyTensor
-from nada.generator import MAPPING_LR, blur_kernel
+from nada.generator import blur_kernel
 
 LAYER = {
     "weight": "conv.weight",
@@ -28,92 +30,73 @@ CONV = {**LAYER, "bias": "activate.bias", "noise_strength": "noise.weight"}
 TO_RGB = {**LAYER, "bias": "bias"}
 
 
-def holds_generator(contents: object) -> bool:
-    """Whether `contents` is what NVIDIA's programs write."""
-    return isinstance(_root(contents), ForeignObject)
+@dataclass(frozen=True)
+class Translated:
+    """A generator in our names.
+
+    Args:
+        state: the state dict.
+        mean: its mean latent, or None.
+        clamp: where its features are cut off, or None.
+        uses: how many of its tensors were used, in words.
+        notes: what is unusual about it.
+    """
+
+    state: dict[str, LazyTensor]
+    mean: object
+    clamp: float | None
+    uses: str
+    notes: tuple[str, ...]
 
 
-def generator_state(contents: object) -> tuple[dict[str, LazyTensor], LazyTensor, str]:
-    """NVIDIA's `G_ema` as a state dict in our names, its mean latent, and what was done.
+def translate(found: Found) -> Translated:
+    """NVIDIA's tensors by our names.
 
     Raises:
-        CheckpointError: a conditional generator, StyleGAN3, or another architecture.
+        CheckpointError: a conditional generator, or another architecture.
     """
-    modules = dict(_modules(_root(contents), ""))
-    theirs = {key: value for name, module in modules.items() for key, value in _own(module, name)}
-    _refuse_others(modules, theirs)
+    _refuse_conditional(found)
+    refuse_unusual(found)
+    theirs, notes = at_usual_rates(found)
+    clamp, mean = clamp_of(found), theirs.pop("mapping.w_avg", found.mean)
+    quiet = _without_noise(found)
     ours = {}
-    for theirs_name, our_name in _names(theirs):
-        if theirs_name not in theirs:
+    for their_name, our_name in _names(theirs):
+        if their_name in theirs:
+            ours[our_name] = _reshaped(theirs.pop(their_name), our_name)
+        elif not quiet or "noise" not in their_name:
             raise CheckpointError(
-                f"Not a StyleGAN2 generator as it should be: {theirs_name!r} is missing from "
-                "NVIDIA's pickle; one of the 'skip' architecture was expected."
+                f"Not a StyleGAN2 generator as it should be: {their_name!r} is missing: check that "
+                "the file is complete and of the 'skip' architecture."
             )
-        ours[our_name] = _reshaped(theirs.pop(theirs_name), our_name)
+        elif their_name.endswith("noise_strength"):
+            ours[our_name] = LazyTensor((1,), torch.float32, lambda: torch.zeros(1))
     filters = [theirs.pop(key) for key in list(theirs) if key.endswith("resample_filter")]
     _refuse_rest(theirs, filters)
-    mean = ours.pop("latent_avg")
-    note = (
-        f"NVIDIA's G_ema: {len(ours) + 1} tensors, each used exactly once, "
-        f"and {len(filters)} blur filters, which are the standard one"
+    if quiet:
+        notes.append("it was made without noise, so that the strength of the noise is 0")
+    count = len(found.tensors) - len(filters)
+    uses = (
+        f"{count} tensors, each used exactly once, and {len(filters)} blur filters, which are the "
+        "standard one"
     )
-    return ours, mean, note
+    return Translated(ours, mean, clamp, uses, tuple(notes))
 
 
-def _root(contents: object) -> object:
-    if type(contents) is dict:
-        return contents.get("G_ema", contents.get("G"))
-    return contents
-
-
-def _modules(module: object, name: str, seen: set | None = None) -> Iterator[tuple[str, dict]]:
-    """All modules by their dotted names, as the dicts of their attributes."""
-    seen = set() if seen is None else seen
-    state = module.state if isinstance(module, ForeignObject) else None
-    if not isinstance(state, dict) or id(module) in seen or name.count(".") > 6:
-        raise CheckpointError(f"NVIDIA's pickle has no module of its own for {name or 'G_ema'!r}.")
-    seen.add(id(module))
-    yield name, state
-    for child, inner in _dict(state, "_modules").items():
-        if inner is not None:
-            yield from _modules(inner, f"{name}.{child}" if name else str(child), seen)
-
-
-def _own(state: dict, name: str) -> Iterator[tuple[str, LazyTensor]]:
-    for key, value in {**_dict(state, "_parameters"), **_dict(state, "_buffers")}.items():
-        if isinstance(value, LazyTensor):
-            yield f"{name}.{key}" if name else str(key), value
-
-
-def _dict(state: dict, key: str) -> dict:
-    return state[key] if isinstance(state.get(key), dict) else {}
-
-
-def _refuse_others(modules: dict[str, dict], tensors: dict) -> None:
-    classes = next((s["c_dim"] for s in modules.values() if s.get("c_dim")), 0)
-    if classes or any(key.startswith("mapping.embed.") for key in tensors):
+def _refuse_conditional(found: Found) -> None:
+    classes = next((m["c_dim"] for m in found.modules.values() if m.get("c_dim")), 0)
+    if classes or any(key.startswith("mapping.embed.") for key in found.tensors):
         number = classes if classes and is_small_int(classes) else "several"
         raise CheckpointError(
             f"This generator is conditional ({number} classes): it draws what a "
             "label says, and only generators without labels can be used here."
         )
-    if any(re.match(r"synthesis\.(input|L\d+_)", key) for key in tensors):
-        raise CheckpointError(
-            "This is a StyleGAN3 generator, whose layers work in another way: "
-            "a StyleGAN2 or StyleGAN2-ADA generator was expected."
-        )
-    for name, state in modules.items():
-        gain, activation = state.get("bias_gain", MAPPING_LR), state.get("activation", "lrelu")
-        if re.fullmatch(r"mapping\.fc\d+", name) and gain != MAPPING_LR:
-            raise CheckpointError(
-                f"{name!r} has the learning-rate multiplier {brief(gain)}; {MAPPING_LR} was "
-                "expected: it cannot be used here."
-            )
-        if activation not in ("lrelu", "linear"):
-            raise CheckpointError(
-                f"{name!r} has the activation {brief(activation)}; 'lrelu' was expected: it cannot "
-                "be used here."
-            )
+
+
+def _without_noise(found: Found) -> bool:
+    """Whether it was made with use_noise=False: no layer has noise, and none says it should."""
+    said = [m["use_noise"] for m in found.modules.values() if "use_noise" in m]
+    return not any(said) and not any("noise" in name for name in found.tensors)
 
 
 def _names(tensors: dict) -> Iterator[tuple[str, str]]:
@@ -122,7 +105,6 @@ def _names(tensors: dict) -> Iterator[tuple[str, str]]:
         yield from (
             (f"mapping.fc{i}.{part}", f"style.{i + 1}.{part}") for part in ("weight", "bias")
         )
-    yield "mapping.w_avg", "latent_avg"
     yield "synthesis.b4.const", "input.input"
     convs = [("synthesis.b4.conv1", "conv1")]
     to_rgbs = [("synthesis.b4.torgb", "to_rgb1")]
@@ -160,8 +142,8 @@ def _refuse_rest(rest: dict, filters: list[LazyTensor]) -> None:
         names = ", ".join(repr(key) for key in list(rest)[:3])
         more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
         raise CheckpointError(
-            f"Not a StyleGAN2 generator as it should be: nothing here uses {names}{more} of "
-            "NVIDIA's pickle; one of the 'skip' architecture was expected."
+            f"Not a StyleGAN2 generator as it should be: nothing here uses {names}{more}; "
+            "one of the 'skip' architecture was expected."
         )
     standard = blur_kernel() / 4
     for kernel in filters:

@@ -1,9 +1,10 @@
 """PyTorch's and NVIDIA's pickled files, read as data: nothing in them is ever run.
 
 A pickle is a program that may call anything. This reader knows the few names that model files need
-and rebuilds plain containers, tensors and the attributes of foreign objects; any other name is
-refused. Tensors stay in the file until they are read one by one, so that the discriminator and the
-optimisers of a training file cost nothing, and a file can claim no more memory than it has bytes.
+and rebuilds plain containers and tensors; whatever else is named becomes a `ForeignObject`, which
+holds data and does nothing, and what only attacks need is refused by name. Tensors stay in the file
+until they are read one by one, so that the discriminator and the optimisers of a training file cost
+nothing, and a file can claim no more memory than it has bytes.
 
 Sources: Python's `pickletools` for the instructions; `torch.serialization` for the three layouts
 (zip archive, the older sequence of pickles, TorchScript); `torch_utils/persistence.py` of NVIDIA's
@@ -23,28 +24,40 @@ import torch
 
 from nada.formats.files import LONGEST_NAME
 from nada.formats.messages import brief, first_line, is_small_int
-from nada.formats.slices import Budget, FileSlice, PickleError, Storage, lazy_tensor
+from nada.formats.slices import Budget, FileSlice, PickleError, Storage, TextSlice, lazy_tensor
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # what an older PyTorch file starts with
+PACKED = (".pt", ".pth", ".pkl", ".safetensors")  # what people pack into archives
 INSTRUCTIONS = 3 << 20  # most bytes read or copied that are not tensors; NVIDIA's take 1.8 million
+LONG_TEXT = 4096  # bytes; longer texts are numbers in disguise or programs, and stay in the file
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class ForeignObject:
-    """An object of a class that is not here: the class's name and the attributes, as data."""
+    """An object of a class that is not here, as data: it stands for what nobody rebuilds.
+
+    Args:
+        name: of its class, or of the function that would have made it.
+        state: its attributes.
+        args: what it would have been made from.
+        items: its entries, if it is a kind of dict.
+    """
 
     name: str
     state: object = None
+    args: tuple = ()
+    items: dict | None = None
 
 
 @contextmanager
 def reading_pickle(path: Path) -> Iterator[object]:
-    """What a PyTorch or NVIDIA file holds: containers, numbers, `LazyTensor` and `ForeignObject`.
+    """What a PyTorch or NVIDIA file holds: containers, numbers, `LazyTensor`, `ForeignObject`, and
+    long texts and bytes as `TextSlice` and `FileSlice`.
 
     The tensors can be read until the context ends.
 
     Raises:
-        PickleError: damaged, or with a name in it that no model needs.
+        PickleError: damaged, or with a name in it that only a program needs.
     """
     with path.open("rb") as file:
         try:
@@ -78,9 +91,15 @@ def _read_archive(data: FileSlice) -> object:
     """The zip layout: `NAME/data.pkl`, and one uncompressed record `NAME/data/KEY` a storage."""
     with zipfile.ZipFile(data) as archive:
         records = {info.filename: info for info in archive.infolist()}
+        if len(records) < len(archive.infolist()):
+            raise PickleError("holds two records of one name: get the file from its source again.")
     pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise PickleError("is a zip archive, but none that PyTorch wrote: it has no 'data.pkl'.")
+        packed = next((name for name in records if name.endswith(PACKED)), None)
+        hint = f": unpack it, and give {brief(packed)} in it" if packed else ""
+        raise PickleError(
+            f"is a zip archive, but none that PyTorch wrote: it has no 'data.pkl'{hint}."
+        )
     root = pickles[0].removesuffix("data.pkl")
     order = records.get(f"{root}byteorder")
     if order and _record(data, order).read() != b"little":
@@ -152,7 +171,8 @@ def _key(key: object) -> object:
         return key
     if key is None or isinstance(key, float) or is_small_int(key):
         return key
-    raise PickleError(f"uses {brief(key)} as a name, which no model file does.")
+    shown = key.beginning() if isinstance(key, TextSlice) else key
+    raise PickleError(f"uses {brief(shown)} as a name, which no model file does.")
 
 
 def _pairs(items=()) -> dict:
@@ -164,8 +184,34 @@ def _persistent(meta: dict) -> ForeignObject:
     return ForeignObject(brief(meta.get("class_name")), meta.get("state"))
 
 
+def _encode(text: str | TextSlice, *_) -> bytes | TextSlice:
+    """Bytes as protocol 2 spells them: a text of their numbers; a long one stays in the file."""
+    return text if isinstance(text, TextSlice) else text.encode("latin1")
+
+
 def _foreign(name: str) -> AllowedName:
-    return AllowedName(lambda *args: ForeignObject(name, args))
+    return AllowedName(lambda *args: ForeignObject(name, None, args))
+
+
+def _tensor(storage: object, *args) -> object:
+    if isinstance(storage, ForeignObject):
+        return ForeignObject("torch.Tensor")
+    return lazy_tensor(storage, *args)
+
+
+def _bare(kind: object, *_) -> ForeignObject:
+    """`copyreg._reconstructor`: an object of a class, without having called the class."""
+    return kind.call() if isinstance(kind, AllowedName) else ForeignObject(brief(kind))
+
+
+def _of_subclass(rebuild: object, _, args: tuple, state: object = None) -> object:
+    """`torch._tensor._rebuild_from_type_v2`: a tensor that has attributes."""
+    if (
+        rebuild not in (KNOWN[f"torch._utils.{name}"] for name in REBUILT)
+        or type(args) is not tuple
+    ):
+        return ForeignObject("torch.Tensor", state)
+    return rebuild.call(*args)
 
 
 DTYPES = {
@@ -179,18 +225,25 @@ DTYPES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
 }
+REBUILT = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
 KNOWN = {
     "collections.OrderedDict": AllowedName(_pairs),
     "collections.defaultdict": AllowedName(lambda *_: {}),
     "builtins.dict": AllowedName(_pairs),
     "dnnlib.util.EasyDict": AllowedName(_pairs),
     "builtins.set": AllowedName(list),
-    "_codecs.encode": AllowedName(lambda text, _: text.encode("latin1")),
+    "copyreg._reconstructor": AllowedName(_bare),
+    "copy_reg._reconstructor": AllowedName(_bare),
+    "_codecs.encode": AllowedName(_encode),
     "torch.Size": AllowedName(tuple),
-    "torch._utils._rebuild_tensor_v2": AllowedName(lazy_tensor),
-    "torch._utils._rebuild_tensor": AllowedName(lazy_tensor),
+    "torch._utils._rebuild_tensor_v2": AllowedName(_tensor),
+    "torch._utils._rebuild_tensor": AllowedName(_tensor),
     "torch._utils._rebuild_parameter": AllowedName(lambda tensor, *_: tensor),
+    "torch._utils._rebuild_parameter_with_state": AllowedName(lambda tensor, *_: tensor),
+    "torch._tensor._rebuild_from_type_v2": AllowedName(_of_subclass),
     "torch.jit._pickle.restore_type_tag": AllowedName(lambda value, *_: value),
     "torch_utils.persistence._reconstruct_persistent_obj": AllowedName(_persistent),
     **{
@@ -201,17 +254,24 @@ KNOWN = {
         f"torch.{str(dtype).removeprefix('torch.')}": _foreign(str(dtype))
         for dtype in DTYPES.values()
     },
-    **{
-        name: _foreign(name)
-        for name in (
-            "argparse.Namespace",
-            "numpy.dtype",
-            "numpy.core.multiarray.scalar",
-            "numpy._core.multiarray.scalar",
-            "torch.device",
-        )
-    },
 }
+
+
+# Modules that a file of data has no use for, though a program in a file may. Nothing of any module
+# is ever imported; to say what the file asks for is a service to whoever opens it elsewhere.
+PROGRAMS = frozenset(
+    "os posix nt subprocess sys importlib runpy shutil socket ctypes pty webbrowser marshal".split()
+)
+TYPES_OF_DATA = frozenset(
+    "bool bytearray bytes classmethod complex dict float frozenset getattr int list object "
+    "long property range set slice staticmethod str tuple type unicode xrange".split()
+)  # of builtins
+
+
+def _runs_programs(module: str, name: str) -> bool:
+    if module == "builtins":
+        return name not in TYPES_OF_DATA
+    return module.partition(".")[0] in PROGRAMS
 
 
 class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made to swallow memory
@@ -237,29 +297,29 @@ class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made t
             raise
 
     def find_class(self, module: str, name: str) -> object:
-        known = f"{module.replace('__builtin__', 'builtins')}.{name}"
+        module = module.replace("__builtin__", "builtins")
+        known = f"{module}.{name}"
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
-        if module.startswith("__torch__."):  # a module of TorchScript
-            return _foreign(known)
-        if module.startswith("dnnlib.tflib"):
-            raise PickleError(
-                "is one of NVIDIA's TensorFlow pickles: a PyTorch one with 'G_ema' was expected; "
-                "legacy.py of stylegan2-ada-pytorch turns the one into the other."
-            )
         if known == "torch.storage._load_from_bytes":
             return AllowedName(self._from_bytes)
-        if known not in KNOWN:
+        if _runs_programs(module, name):
             raise PickleError(
                 f"asks for {known[:80]!r}, which only a program needs: nothing of it was run. "
                 "A file that holds weights alone was expected."
             )
-        return KNOWN[known]
+        return KNOWN.get(known) or _foreign(known[:LONGEST_NAME])
 
-    def persistent_load(self, pid: tuple) -> Storage:
-        kind, dtype, key, _, length, *view = pid
-        if kind != "storage" or dtype not in DTYPES.values() or any(view) or not self.storage:
+    def persistent_load(self, pid: tuple) -> object:
+        if type(pid) is not tuple or len(pid) < 2:
             raise PickleError("refers to something that is no tensor.")
+        if pid[0] == "module":  # a class, as an older PyTorch wrote it together with its source
+            return pid[1]
+        kind, dtype, key, _, length, *view = pid
+        if kind != "storage" or any(view) or not self.storage:
+            raise PickleError("refers to something that is no tensor.")
+        if not isinstance(dtype, torch.dtype):  # of a kind that no generator has
+            return ForeignObject("torch.storage")
         return self.storage(dtype, _key(key), length)
 
     def load_reduce(self) -> None:
@@ -294,47 +354,98 @@ class Reader(pickle._Unpickler):  # the one in Python: its memo cannot be made t
         self.append([])
 
     def load_additems(self) -> None:
-        items = self.pop_mark()
-        self.stack[-1] += items
+        self._extend(self.pop_mark())
+
+    def load_frozenset(self) -> None:
+        self.append(self.pop_mark())
+
+    def _extend(self, items: list) -> None:
+        if type(self.stack[-1]) is list:
+            self.stack[-1] += items
+        elif not isinstance(self.stack[-1], ForeignObject):  # whose elements nobody needs
+            raise PickleError("fills an object that is no list.")
 
     def load_newobj(self) -> None:
         self.load_reduce()
 
+    def load_newobj_ex(self) -> None:
+        self.stack.pop()  # arguments by name, of a class that is not called
+        self.load_reduce()
+
+    def load_append(self) -> None:
+        self._extend([self.stack.pop()])
+
+    def load_appends(self) -> None:
+        self._extend(self.pop_mark())
+
+    def load_frame(self) -> None:
+        """Frames are for reading ahead, which `FileSlice` does; a tensor may lie in one."""
+        self.data.slice(self.data.tell(), self._length("<Q"))  # or a sentence
+
     def load_binbytes(self) -> None:
-        self._bytes("<I")
+        self.append(self._stay(self._length("<I")))
 
     def load_binbytes8(self) -> None:
-        self._bytes("<Q")
+        self.append(self._stay(self._length("<Q")))
 
-    def _bytes(self, width: str) -> None:
-        """Long byte strings are where NVIDIA's tensors are: outside of frames they stay there."""
-        (length,) = struct.unpack(width, self.read(struct.calcsize(width)))
-        if self._unframer.current_frame is not None:
-            self.append(self.read(length))
-            return
+    def load_bytearray8(self) -> None:
+        self.append(self._stay(self._length("<Q")))
+
+    def load_binunicode(self) -> None:
+        self._text(self._length("<I"))
+
+    def load_binunicode8(self) -> None:
+        self._text(self._length("<Q"))
+
+    def load_binstring(self) -> None:
+        """A string of Python 2, which has one type for texts and bytes."""
+        length = self._length("<I")
+        long = length > LONG_TEXT
+        self.append(self._stay(length) if long else self.read(length).decode("latin1"))
+
+    def _text(self, length: int) -> None:
+        if length > LONG_TEXT:
+            self.append(TextSlice(self._stay(length)))
+        else:
+            self.append(str(self.read(length), "utf-8", "surrogatepass"))
+
+    def _length(self, width: str) -> int:
+        return struct.unpack(width, self.read(struct.calcsize(width)))[0]
+
+    def _stay(self, length: int) -> FileSlice:
+        """The next bytes, which may be a tensor's: they stay in the file."""
         start = self.data.tell()
-        self.append(self.data.slice(start, length))
+        data = self.data.slice(start, length)
         self.data.seek(start + length)
+        return data
 
-    def _from_bytes(self, data: FileSlice | bytes, *_) -> object:
+    def _from_bytes(self, data: FileSlice | TextSlice | bytes, *_) -> object:
         """`torch.storage._load_from_bytes`: an archive within the file, at the file's expense."""
+        if isinstance(data, TextSlice):
+            self.data.budget.spend(data.length)
+            data = data.encoded()
         if isinstance(data, bytes):
             data = FileSlice(io.BytesIO(data), 0, len(data), self.data.budget)
         return _read_slice(data)
 
     def _into(self) -> dict:
-        if type(self.stack[-1]) is not dict:
+        top = self.stack[-1]
+        if isinstance(top, ForeignObject):
+            top.items = {} if top.items is None else top.items
+            return top.items
+        if type(top) is not dict:
             raise PickleError("fills an object that is no dict.")
-        return self.stack[-1]
+        return top
 
     def _known(self, name: object) -> Callable:
+        if isinstance(name, ForeignObject):  # a placeholder's method, or the like of it
+            return _foreign(name.name).call
         if not isinstance(name, AllowedName):
             raise PickleError("calls something that is plain data.")
         return name.call
 
 
-LEFT_OUT = """INST OBJ EXT1 EXT2 EXT4 PERSID NEWOBJ_EX FROZENSET NEXT_BUFFER READONLY_BUFFER
-    BYTEARRAY8 STRING"""
+LEFT_OUT = "INST OBJ EXT1 EXT2 EXT4 PERSID NEXT_BUFFER READONLY_BUFFER STRING"
 Reader.dispatch = {
     code: getattr(Reader, method.__name__)  # the table names functions: take the ones from here
     for code, method in pickle._Unpickler.dispatch.items()

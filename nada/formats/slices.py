@@ -125,6 +125,32 @@ class FileSlice(io.RawIOBase):
 
 
 @dataclass(frozen=True)
+class TextSlice:
+    """A long text that stays in the file.
+
+    Args:
+        data: its UTF-8.
+    """
+
+    data: FileSlice
+
+    @property
+    def length(self) -> int:
+        """Bytes of its UTF-8: as many as it has characters, or more."""
+        return self.data.length
+
+    def beginning(self, size: int = 400) -> str:
+        """Its first `size` bytes, for a sentence."""
+        flat = self.data.numbers(0, min(size, self.length), torch.uint8)
+        return flat.numpy().tobytes().decode(errors="ignore")
+
+    def encoded(self) -> bytes:
+        """The bytes whose numbers its characters are, which costs no budget."""
+        flat = self.data.numbers(0, self.length, torch.uint8)
+        return flat.numpy().tobytes().decode().encode("latin1")
+
+
+@dataclass(frozen=True)
 class Storage:
     """Consecutive numbers of one type in a file.
 
