@@ -144,7 +144,7 @@ def _generator(data: object, kind: str) -> Contents:
         ours = tensorflow.translate(data)
         layout = f"a TensorFlow pickle with NVIDIA's {ours.uses}"
         top = tensorflow.network_names(data)
-        return Contents(ours.state, ours.mean, layout, ours.clamp, ours.notes, top=top)
+        return Contents(ours.state, ours.mean, layout, ours.clamp, ours.notes, ours.doubts, top)
     listing = list_tensors(data)
     found = find_generator(listing)
     if found is None:

@@ -40,6 +40,7 @@ class Translated:
         clamp: where its features are cut off, or None.
         uses: how many of its tensors were used, in words.
         notes: what is unusual about it.
+        doubts: what may make its images others.
     """
 
     state: dict[str, LazyTensor]
@@ -47,6 +48,7 @@ class Translated:
     clamp: float | None
     uses: str
     notes: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
 
 
 def translate(found: Found) -> Translated:

@@ -93,14 +93,13 @@ def translate(contents: object) -> Translated:
     if rate != 1:
         notes.append("the mapping was scaled to the usual learning-rate multiplier")
     unknown = [brief(name) for name in network.options if name not in SEEN_TO]
-    if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        notes.append(f"nobody here knows its options {', '.join(unknown[:5])}{more}")
+    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    doubt = f"nobody here knows its options {', '.join(unknown[:5])}{more}"
     clamp = None
     if network.options.get("conv_clamp") is not None:
         clamp = _positive(network.options, "conv_clamp", math.inf)
     uses = f"{network.name}: {len(network.variables)} variables, none left over"
-    return Translated(ours, mean, clamp, uses, tuple(notes))
+    return Translated(ours, mean, clamp, uses, tuple(notes), (doubt,) if unknown else ())
 
 
 def network_names(contents: object) -> tuple[str, ...]:
