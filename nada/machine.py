@@ -6,6 +6,7 @@ stay, and PyTorch asks for huge pages. `app.py` and the command line call it; th
 since memory belongs to the program.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -17,8 +18,7 @@ import torch
 from nada.formats.messages import first_line
 
 # from glibc's malloc.h
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-ARENAS = 4  # each keeps what it once held; a server has many threads, which would have 8 a core
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 _kept = False
 
@@ -27,7 +27,7 @@ def keep_freed_memory() -> bool:
     """Have freed blocks stay with the process; call it before PyTorch allocates.
 
     Without effect where another allocator (jemalloc, tcmalloc) is preloaded, and on systems whose
-    C library has no such settings. `malloc_trim` still gives the memory back when it is called.
+    C library has no such settings. `give_back_memory` still gives it back.
 
     Returns:
         Whether the settings could be made.
@@ -40,8 +40,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, ARENAS))
-    _kept = all([mallopt(*setting) == 1 for setting in settings])
+    _kept = mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, 2**31 - 1) == 1
     return _kept
 
 
@@ -54,6 +53,12 @@ def speak_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system; glibc would keep it for each thread that ever ran."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # other systems lack the call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def in_use() -> str:

@@ -1,5 +1,7 @@
 """Weights that anyone can rebuild, tiny models, and the numbers of the reference programs."""
 
+import asyncio
+import concurrent.futures
 import copy
 import time
 import zlib
@@ -82,6 +84,13 @@ def wait_for(condition, seconds=60):
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
     return value
+
+
+def complete(coroutine):
+    """What a coroutine returns, in a thread of its own: a browser that tests drive has this one's
+    event loop."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 @torch.no_grad()

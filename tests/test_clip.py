@@ -108,7 +108,7 @@ def test_any_prompt_with_something_to_read_gets_a_unit_vector(clip_a, prompt):
 
 
 def test_half_a_character_gets_a_sentence(clip_a):
-    with pytest.raises(PromptError, match="holds half a character .* type it anew"):
+    with pytest.raises(PromptError, match=r"holds half a character .* type it anew"):
         clip_a.encode_text(["\ud800 lone"])
 
 

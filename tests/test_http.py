@@ -1,6 +1,5 @@
 """What strangers get for what cannot be answered: a sentence, and no path of the server."""
 
-import asyncio
 import json
 import urllib.error
 import urllib.request
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nada.serve import http
+from tests.helpers import complete
 from tests.served import ROOT
 
 
@@ -135,7 +135,7 @@ def through(app, body=b"{}", kind=b"application/json"):
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", kind)]}
-    asyncio.run(http.PlainErrors(app)(scope, receive, send))
+    complete(http.PlainErrors(app)(scope, receive, send))
     parts = [message for message in sent if message["type"] == "http.response.body"]
     assert not parts[-1].get("more_body") and sent[0]["type"] == "http.response.start"
     headers = dict(sent[0]["headers"])

@@ -1,11 +1,11 @@
 """The endpoints as MCP tools, by a client of the protocol."""
 
-import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
+
+from tests.helpers import complete
 
 JOB = {"source": "photo", "target": "zombie", "steps": 2, "batch": 2}
 
@@ -29,8 +29,7 @@ def test_the_tools_are_the_endpoints_and_answer(server):
     def told(answer) -> str:
         return json.dumps([part.model_dump(mode="json") for part in answer.content])
 
-    with ThreadPoolExecutor(1) as thread:  # a browser of other tests has this one's event loop
-        tools, (info, adapted, refused) = thread.submit(asyncio.run, visit()).result()
+    tools, (info, adapted, refused) = complete(visit())
     ends = ("adapt", "adapt_once", "sample", "blend", "domain", "info")
     assert len(tools) == 7 and all(any(name.endswith(end) for name in tools) for end in ends)
     adapt = next(tool for name, tool in tools.items() if name.endswith("adapt"))

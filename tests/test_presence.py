@@ -7,6 +7,7 @@ import pytest
 import nada.serve.presence
 from nada.serve.presence import Presence, Unfetched, listener
 from nada.serve.sessions import Sessions
+from tests.helpers import complete
 
 
 def request(path, method="GET", query=b"", kind="http"):
@@ -42,7 +43,7 @@ def test_who_listens_is_there_until_the_line_ends():
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        asyncio.run(Presence(app, sessions)(request("/heartbeat/abc"), None, None))
+        complete(Presence(app, sessions)(request("/heartbeat/abc"), None, None))
     assert seen == [True] and not sessions.is_watched(mine)
 
 

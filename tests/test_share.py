@@ -7,6 +7,7 @@ import pytest
 import nada.serve.share
 from nada.serve.http import Refused
 from nada.serve.share import EVENTS_PER_ADDRESS, Share
+from tests.helpers import complete
 
 STRANGER, VISITOR = "198.51.100.7", "192.0.2.1"
 
@@ -19,7 +20,7 @@ def answered(share: Share, *requests: dict, receive=None) -> None:
     async def all_at_once():
         await asyncio.gather(*(share(request, receive, None) for request in requests))
 
-    asyncio.run(all_at_once())
+    complete(all_at_once())
 
 
 @pytest.mark.parametrize("path", ["queue/join", "call/adapt", "call/v2/adapt"])

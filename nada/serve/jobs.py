@@ -10,7 +10,6 @@ share what nobody writes to, the base generator and CLIP.
 import contextlib
 import contextvars
 import copy
-import ctypes
 import shutil
 import threading
 import time
@@ -29,6 +28,7 @@ from nada.delta import Delta, DeltaError, blend, diff
 from nada.facts import file_name, measured_facts, run_facts
 from nada.formats.files import check_place
 from nada.generator import Generator
+from nada.machine import give_back_memory
 from nada.memory import fit_preset
 from nada.presets import Preset, prepare
 from nada.sample import ImageError, sample
@@ -338,7 +338,7 @@ class TrainingRun:
         for error in filter(None, (self.error, self.error and self.error.__cause__)):
             traceback.clear_frames(error.__traceback__)  # they hold tensors
         self._finish()
-        _give_back_memory()
+        give_back_memory()
 
     def _finish(self) -> None:
         """Give way to the next run, and leave what this one made to whoever wants it."""
@@ -431,9 +431,3 @@ def unkept(folder: Path) -> tuple[Path, Delta] | None:
         with contextlib.suppress(DeltaError):
             return path, Delta.load(path)
     return None
-
-
-def _give_back_memory() -> None:
-    """Return freed memory to the system; glibc would keep it for each thread that ever ran."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # other systems lack the call
-        ctypes.CDLL(None).malloc_trim(0)

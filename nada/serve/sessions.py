@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from nada.machine import give_back_memory
 from nada.serve.disk import NAMELESS, SHOWN_SECONDS, TOTAL_BYTES, Home, Shown
 from nada.serve.line import Line
 from nada.serve.service import Service
@@ -250,6 +251,8 @@ class Sessions:
             if now - session.seen >= self.keep_seconds * (1 if stays else LEFT):
                 self.drop(session)
         sessions = self._all()
+        if not any(session.is_training for session in sessions):  # which would take it again
+            give_back_memory()
         if self.home:
             for session in filter(self.is_watched, sessions):
                 session.touch()
