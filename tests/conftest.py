@@ -57,7 +57,8 @@ def models(generator, clip_tiny):
 @pytest.fixture(scope="session")
 def server(tmp_path_factory, clip_tiny):
     """The app in a process of its own, with tiny models that adapt in moments."""
-    with serve(tmp_path_factory.mktemp("served"), clip_tiny, "--mcp") as running:
+    patient = ("--keep", "600")  # a run that nobody follows goes on for minutes on a busy machine
+    with serve(tmp_path_factory.mktemp("served"), clip_tiny, "--mcp", *patient) as running:
         yield running
 
 

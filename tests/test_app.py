@@ -405,7 +405,7 @@ def test_cancelled_in_any_phase_the_next_run_starts_at_once(client, server, phas
     elif phase == "at the end":
         wait_for(lambda: any(output[1]["step"] for output in job.outputs()) or job.done())
     elif phase == "waiting":
-        wait_for(lambda: job.status().rank is not None)
+        wait_for(lambda: job.outputs() and job.outputs()[-1][1]["state"] == "waiting")
     job.cancel()
     if phase == "waiting":
         first.cancel()

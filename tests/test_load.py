@@ -418,8 +418,12 @@ def one_visit(server, number):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("work, often", [(one_run, 100), (ten_samples, 100), (one_visit, 200)])
-def test_a_server_holds_after_long_service_what_it_held_before(tmp_path, clip_tiny, work, often):
+@pytest.mark.parametrize(
+    "work, often, more", [(one_run, 100, 40), (ten_samples, 40, 120), (one_visit, 200, 60)]
+)
+def test_a_server_holds_after_long_service_what_it_held_before(
+    tmp_path, clip_tiny, work, often, more
+):
     with serve(tmp_path, clip_tiny, "--keep", "0.2") as server:
         domains(tmp_path, "zombie")
 
@@ -433,7 +437,7 @@ def test_a_server_holds_after_long_service_what_it_held_before(tmp_path, clip_ti
         before = serve_all(range(often, often + often // 4))  # pools, allocators, caches settle
         after = serve_all(range(often))
         print(work.__name__, before, after)
-        assert after["memory"] - before["memory"] < 40
+        assert after["memory"] - before["memory"] < more
         assert after["threads"] - before["threads"] < 20 and after["files"] - before["files"] < 20
 
 

@@ -22,7 +22,7 @@ from tests.served import ROOT, serve
 def zero(tmp_path_factory, clip_tiny):
     environment = {"SPACES_ZERO_GPU": "1", "PYTHONPATH": str(ROOT / "tests" / "standin")}
     folder = tmp_path_factory.mktemp("zero")
-    with serve(folder, clip_tiny, environment=environment) as server:
+    with serve(folder, clip_tiny, "--keep", "600", environment=environment) as server:
         yield server
 
 
