@@ -15,11 +15,9 @@ import pytest
 from PIL import Image
 
 from nada.__main__ import main
-from nada.checkpoint import save_generator
-from nada.clip import save_clip
 from nada.delta import Delta
-from tests.helpers import quick_first, tiny_generator
-from tests.served import ROOT
+from tests.helpers import quick_first
+from tests.served import ROOT, tiny_models
 from tests.small_disk import fill, small_disk
 
 PROGRAM = (sys.executable, "-m", "nada")
@@ -45,12 +43,9 @@ sys.exit(command.program())
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, clip_tiny) -> tuple[str, ...]:
     """Options of `adapt` for a tiny generator and a tiny CLIP on disk."""
-    folder = tmp_path_factory.mktemp("models")
-    save_generator(tiny_generator(), folder / "generator.safetensors")
-    save_clip(clip_tiny.model, folder / "clip.safetensors", range(49408), ["photo", "sketch"])
     return (
-        *("--generator", str(folder / "generator.safetensors")),
-        *("--clip", str(folder / "clip.safetensors"), "--preset", "demo"),
+        *tiny_models(tmp_path_factory.mktemp("models"), clip_tiny),
+        *("--preset", "demo"),
         *("--batch", "2", "--select-batch", "2", "--target", "sketch"),
     )
 

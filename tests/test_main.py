@@ -21,25 +21,18 @@ from safetensors import SafetensorError
 
 import nada.memory
 from nada.__main__ import build_parser, chosen, main, stop_on_signals
-from nada.checkpoint import fingerprint, load_generator, save_generator
-from nada.clip import save_clip
+from nada.checkpoint import fingerprint, load_generator
 from nada.delta import Delta, blend, diff
 from nada.facts import file_name
 from nada.presets import PRESETS
 from nada.sample import image_grid, sample, to_images
-from tests.helpers import tiny_generator
+from tests.served import tiny_models
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, clip_tiny) -> tuple[str, ...]:
     """Options that name a tiny generator and a tiny CLIP on disk."""
-    folder = tmp_path_factory.mktemp("models")
-    save_generator(tiny_generator(), folder / "generator.safetensors")
-    save_clip(clip_tiny.model, folder / "clip.safetensors", range(49408), ["photo", "sketch"])
-    return (
-        *("--generator", str(folder / "generator.safetensors")),
-        *("--clip", str(folder / "clip.safetensors")),
-    )
+    return tiny_models(tmp_path_factory.mktemp("models"), clip_tiny)
 
 
 @pytest.fixture
