@@ -253,7 +253,7 @@ def test_runs_leave_no_generator_behind(start):
     deadline = time.monotonic() + 30  # until the last one has seen that it should stop
     while count() > before and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert count() == before
+    assert count() <= before  # fewer: what earlier tests left has gone meanwhile
 
 
 @pytest.mark.parametrize("preview_every, error", [(1, DivergedError), (0, ImageError)])
