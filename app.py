@@ -47,6 +47,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+from nada.delta import BANDS
 from nada.machine import keep_freed_memory
 from nada.presets import PRESETS, SERVED, examples
 from nada.serve.api import Api
@@ -85,10 +86,11 @@ FIRST_ROW = ("steps", "k", "method", "to_rgb")
 # names of components, as inputs and outputs of events
 FORM = ("source", "target", *SETTINGS)
 LINK = ("source", "target", "seed")  # in the order of link.js and page.js
-LOOK = ("seeds", "strength", "sample_truncation")
+LOOK = ("seeds", *BANDS, "sample_truncation")
 DRAWN = ("seeds", "sample_truncation")
 LIBRARY = ("cards", "start", "chosen", "file")
-RESULT = ("status", "run", "snapshot", "strength", "pairs", *LIBRARY)
+STRENGTHS = ("strength", *BANDS)
+RESULT = ("status", "run", "snapshot", *STRENGTHS, "pairs", *LIBRARY)
 REMEMBERED = {*FORM, *LOOK}  # what a page has again that comes back
 TITLES = {"gradient": "Gradient norm", "w_shift": "W+ shift"}  # of choices
 
@@ -212,7 +214,7 @@ def wire(blocks: gr.Blocks, parts: dict, choices: GeneratorChoices) -> None:
     arrived = ["generator", "foot", *RESULT, "strip", "film", *SETTINGS]
     arrived += [f"examples_{base}" for base in choices.bases]
     on(parts["generator"].input, events.choose, ["generator"], ["loading", *arrived], **UNSEEN)
-    found = [*arrived, *FORM[:2], *DRAWN]
+    found = [*arrived, *FORM[:2], *DRAWN, "by_resolution"]
     hello = on(
         blocks.load, events.greet, ["key", "link"], found, js=asset("page.js"), **UNSEEN, **FOLLOW
     )
@@ -279,12 +281,19 @@ def wire_run(on: Callable, parts: dict, events: PageEvents) -> None:
 
 
 def wire_images(on: Callable, parts: dict, events: PageEvents) -> None:
-    """What changes the images without training."""
-    changes = [parts["strength"].input, parts["sample_truncation"].input, parts["seeds"].submit]
+    """What changes the images without training. The strength of all resolutions sets that of each
+    at once, and shows their mean."""
+    whole, bands = parts["strength"], [parts[band] for band in BANDS]
+    whole.input(None, [whole], bands, js="(whole) => [whole, whole, whole]")
+    mean = "(...bands) => Math.round(100 * bands.reduce((a, b) => a + b) / bands.length) / 100"
+    gr.on([band.input for band in bands], None, bands, [whole], js=mean)
+    on(whole.input, events.even, ["strength", *DRAWN], ["pairs"], **LIVE)
+    changes = [band.input for band in bands]
+    changes += [parts["sample_truncation"].input, parts["seeds"].submit]
     on(partial(gr.on, changes), events.look, LOOK, ["pairs"], **LIVE)
     on(parts["more"].click, events.more, LOOK, ["seeds", "pairs"], **LIVE)
     on(parts["snapshot"].input, events.back, ["snapshot", *LOOK], ["pairs"], **LIVE)
-    on(parts["strip_draw"].click, events.strip, DRAWN, ["strip"])
+    on(parts["strip_draw"].click, events.strip, LOOK, ["strip"])
     on(parts["film_draw"].click, events.film, LOOK, ["film"])
 
 
@@ -295,7 +304,8 @@ def wire_domains(on: Callable, parts: dict, events: PageEvents) -> None:
     on(parts["load"].upload, events.load, ["load", *LOOK], shown, **UNSEEN)
     on(parts["chosen"].change, events.weigh, ["chosen"], WEIGHTS, **LIVE)
     on(parts["mix"].click, events.mix, mixed, shown, **UNSEEN)
-    on(parts["keep"].click, events.keep_mix, (), LIBRARY, **UNSEEN)
+    keep = partial(gr.on, [parts["keep"].click, parts["keep_shown"].click])
+    on(keep, events.keep_mix, LOOK, [*STRENGTHS, *LIBRARY], **UNSEEN)
 
 
 def component(name: str, **options) -> gr.HTML:
@@ -359,6 +369,7 @@ def explore_part() -> dict:
     with gr.Group(elem_id="explore"):
         part = {
             "strength": number("strength", STRENGTH, 1.0),
+            **strength_part(),
             "sample_truncation": number("sample_truncation", TRUNCATION, 0.7),
             "snapshot": gr.Slider(
                 1, 2, 1, step=1, label=words("snapshot"), visible=False, info="", elem_id="snapshot"
@@ -369,6 +380,14 @@ def explore_part() -> dict:
                                    max_lines=1, elem_id="seeds")  # fmt: skip
         part["more"] = gr.Button(words("more"), elem_id="more", min_width=120)
     return part
+
+
+def strength_part() -> dict:
+    """The strength by resolution, folded."""
+    with gr.Accordion(words("by_resolution"), open=False, elem_id="by-resolution") as folded:
+        part = {band: number(band, STRENGTH, 1.0) for band in BANDS}
+        part["keep_shown"] = gr.Button(words("keep_shown"), size="sm", elem_id="keep-shown")
+    return {"by_resolution": folded, **part}
 
 
 def library_part() -> dict:
@@ -450,6 +469,14 @@ def upload(**options) -> gr.File:
     return field
 
 
+def by_resolution(field: gr.Slider) -> gr.Slider:
+    """A number of the API that may be an object, a number each for coarse, middle and fine."""
+    info, each = field.api_info(), {"type": "number"}
+    bands = {"type": "object", "properties": dict.fromkeys(BANDS, each), "required": [*BANDS]}
+    field.api_info = lambda: {"anyOf": [info, bands]}
+    return field
+
+
 def api_part(choices: GeneratorChoices) -> None:
     """The endpoints, over components that no page shows."""
     service, sessions = choices.first, choices.sessions
@@ -464,7 +491,7 @@ def api_part(choices: GeneratorChoices) -> None:
         domain, file = upload(label="Domain file"), gr.File(label="Domain file")
         several = upload(label="Domain files", file_count="multiple")
         seeds, weights = gr.Textbox(SEEDS, label="Seeds"), gr.Textbox("", label="Weights")
-        strength = number("strength", STRENGTH, 1.0, True)
+        strength = by_resolution(number("strength", STRENGTH, 1.0, True))
         truncation = number("sample_truncation", TRUNCATION, 0.7, True)
         pairs, samples = (gr.Image(label=label, format="png") for label in ("Pairs", "Samples"))
         now, domain_info, info, forgotten = (

@@ -14,7 +14,7 @@ _MODULES = {
     "augment": ("Augmented", "RandomViews"),
     "checkpoint": ("CheckpointError", "fingerprint", "load_generator", "save_generator"),
     "clip": ("CLIP", "Encoder", "PromptError", "load_clip", "load_clips"),
-    "delta": ("Delta", "DeltaError", "blend", "diff"),
+    "delta": ("Delta", "DeltaError", "Strength", "blend", "diff"),
     "generator": ("Generator", "GeneratorConfig"),
     "guidance": (
         "DirectionalLoss",

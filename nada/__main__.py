@@ -28,13 +28,14 @@ from nada.adapt import DivergedError, Progress, adapt
 from nada.checkpoint import fingerprint, load_generator, save_generator
 from nada.clip import Encoder, load_clips
 from nada.convert import SUFFIXES, add_convert
-from nada.delta import Delta, blend, diff, fits
+from nada.delta import Delta, Strength, Weight, blend, diff, fits
 from nada.experiments.bench import add_bench
 from nada.experiments.evaluate import add_evaluate
 from nada.experiments.report import add_report
 from nada.experiments.sweep import add_sweep
 from nada.facts import (
     blend_facts,
+    blend_line,
     describe,
     file_facts,
     file_name,
@@ -426,7 +427,7 @@ def as_dict(progress: Progress) -> dict:
 def add_sample(commands) -> None:
     """Options of `sample`."""
     parser = _command(commands, "sample", run_sample, "Draw pictures of seeds as one PNG grid.")
-    _add_domain(parser, "a domain file and its strength (default 1); may be repeated")
+    _add_domain(parser, "strength")
     parser.add_argument("--seeds", type=_seeds, default=tuple(range(16)), help="(default: 0-15)")
     parser.add_argument("--psi", type=float, default=0.7, help="truncation (default: 0.7)")
     parser.add_argument("--columns", type=int, default=8, help="of the grid (default: 8)")
@@ -468,7 +469,7 @@ def _save_png(image: Image.Image, path: Path) -> None:
 def add_film(commands) -> None:
     """Options of `film`."""
     parser = _command(commands, "film", run_film, "Wander between seeds and strengths, as an mp4.")
-    _add_domain(parser, "a domain file and its strength (default 1); may be repeated")
+    _add_domain(parser, "strength")
     parser.add_argument("--seeds", type=_seeds, default=(1, 2, 3), help="(default: 1-3)")
     parser.add_argument("--psi", type=float, default=0.7, help="truncation (default: 0.7)")
     parser.add_argument("--between", type=int, default=16, help="frames a way (default: 16)")
@@ -504,7 +505,8 @@ def run_domain(args: argparse.Namespace) -> int:
     """Read, print."""
     delta, base = Delta.load(args.file), load_generator(args.generator)
     facts = describe(delta, fits(delta, base, fingerprint(base)))
-    lines = "\n".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
+    told = facts | {"blend": blend_line(facts["blend"])} if facts["blend"] else facts
+    lines = "\n".join(f"{name}: {value}" for name, value in told.items() if value is not None)
     _say(args.json, lines, facts)
     return 0
 
@@ -534,7 +536,7 @@ def _listed(value: object) -> object:
 def add_blend(commands) -> None:
     """Options of `blend`."""
     parser = _command(commands, "blend", run_blend, "Mix domain files of one generator into one.")
-    _add_domain(parser, "a domain file and its weight (default 1); repeat for several")
+    _add_domain(parser, "weight")
     parser.add_argument("--whole", action="store_true", help="save a generator, not a domain file")
     _add_out(parser, "safetensors file to write", required=True)
 
@@ -556,19 +558,27 @@ def run_blend(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_domain(parser: argparse.ArgumentParser, meaning: str) -> None:
-    words = ("FILE", "WEIGHT")
-    parser.add_argument("--domain", nargs="+", action="append", metavar=words, help=meaning)
+def _add_domain(parser: argparse.ArgumentParser, word: str) -> None:
+    parser.add_argument(
+        "--domain",
+        nargs="+",
+        action="append",
+        metavar=("FILE", "NUMBER"),
+        help=f"a domain file and its {word}: one number (default 1), or three for the coarse (4-8 "
+        "pixels), middle (16-32) and fine layers (from 64), such as 1 0.5 0; may be repeated",
+    )
 
 
-def _recipe(args: argparse.Namespace) -> list[tuple[Delta, float]]:
-    recipe = []
-    for file, *weight in args.domain or ():
+def _recipe(args: argparse.Namespace) -> list[tuple[Delta, Weight]]:
+    recipe: list[tuple[Delta, Weight]] = []
+    for file, *numbers in args.domain or ():
         try:
-            (weight,) = map(float, weight or ["1"])
-        except ValueError as error:
+            weights = [float(number) for number in numbers or ["1"]]
+            weight = Strength(*weights) if len(weights) > 1 else weights[0]
+        except (ValueError, TypeError) as error:
             raise ValueError(
-                f"--domain {file} {' '.join(weight)}: give one file and one number, such as 0.7."
+                f"--domain {file} {' '.join(numbers)}: give one file and one number, such as 0.7, "
+                "or three for coarse, middle and fine layers, such as 1 0.5 0."
             ) from error
         recipe.append((Delta.load(file), weight))
     return recipe

@@ -1,14 +1,14 @@
 """A domain as a file: the tensors that adaptation changed, and nothing else.
 
 Saving, sharing, a strength slider and mixing domains are one idea: base weights W₀, changed
-weights Wᵢ, and W₀ + Σ αᵢ(Wᵢ − W₀). A file comes from anyone, so `Delta.load` reads safetensors
-only and checks all of it before use.
+weights Wᵢ, and W₀ + Σ αᵢ(Wᵢ − W₀), where α may differ by resolution. A file comes from anyone, so
+`Delta.load` reads safetensors only and checks all of it before use.
 """
 
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 
 import safetensors
@@ -30,6 +30,77 @@ FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 class DeltaError(ValueError):
     """A domain file that cannot be used; the message is a sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How much of a domain to apply, by the resolution of the layers: 0 none of it, 1 all.
+
+    The bands are those of styles in StyleGAN's paper (arXiv 1812.04948, 3.1): coarse 4–8 pixels
+    (pose, shape of the face), middle 16–32 (features, hair), fine from 64 up (colours, texture).
+    Zeros and ones swap layers (arXiv 2010.05334).
+
+    The mapping network has no resolution, and goes with the coarse layers: they and the mapping
+    decide who a seed is, so that a domain at the fine layers alone leaves people as they were.
+
+    `a * b` multiplies band by band, also by a number; 0 throughout is false.
+    """
+
+    coarse: float
+    middle: float
+    fine: float
+
+    @classmethod
+    def of(cls, weight: "Weight") -> "Strength":
+        """A strength as it is, and a number as the same strength of all bands."""
+        return weight if isinstance(weight, Strength) else cls(weight, weight, weight)
+
+    @property
+    def bands(self) -> tuple[float, float, float]:
+        """Coarse, middle, fine."""
+        return astuple(self)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether it is the same throughout."""
+        return self.coarse == self.middle == self.fine
+
+    @property
+    def mean(self) -> float:
+        """The one number nearest to it; exact where it is even."""
+        return self.coarse if self.is_even else sum(self.bands) / 3
+
+    def at(self, resolution: int | None) -> float:
+        """That of layers of so many pixels; None for the mapping network."""
+        if resolution is None or resolution <= 8:
+            return self.coarse
+        return self.middle if resolution <= 32 else self.fine
+
+    def scaled(self) -> "Strength":
+        """In the same proportion, the largest band being 1; 1 throughout where all are 0."""
+        most = max(self.bands, key=abs)
+        return Strength(*(band / most for band in self.bands)) if most else Strength.of(1.0)
+
+    def towards(self, other: "Strength", share: float) -> "Strength":
+        """The strength at some share of the way to another, on a line in each band."""
+        return Strength(*(a + (b - a) * share for a, b in zip(self.bands, other.bands)))
+
+    def __mul__(self, other: "Weight") -> "Strength":
+        return Strength(*(a * b for a, b in zip(self.bands, Strength.of(other).bands)))
+
+    __rmul__ = __mul__
+
+    def __bool__(self) -> bool:
+        return any(self.bands)
+
+    def __str__(self) -> str:
+        if self.is_even:
+            return f"{self.coarse:g}"
+        return f"coarse {self.coarse:g}, middle {self.middle:g}, fine {self.fine:g}"
+
+
+BANDS = tuple(band.name for band in fields(Strength))
+Weight = float | Strength
 
 
 @dataclass(frozen=True)
@@ -116,7 +187,7 @@ def diff(base: Generator, adapted: Generator, metadata: Mapping | None = None) -
 
 
 @torch.no_grad()
-def blend(base: Generator, deltas: Sequence[tuple[Delta, float]]) -> Generator:
+def blend(base: Generator, deltas: Sequence[tuple[Delta, Weight]]) -> Generator:
     """A new generator with the weights W₀ + Σ αᵢ(Wᵢ − W₀); `base` is left as it is.
 
     One delta of weight 1 gives its tensors bit for bit, weight 0 those of `base`; below 0 and
@@ -124,21 +195,26 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, float]]) -> Generator:
 
     Args:
         base: the generator that all deltas were made from.
-        deltas: pairs (delta, weight).
+        deltas: pairs (delta, weight), the weight a number or a `Strength` by resolution.
 
     Raises:
         DeltaError: a delta of another base, a weight that is not a number, or a mix of numbers that
             no domain file may hold.
     """
     base_fingerprint = fingerprint(base)
-    for delta, weight in deltas:
-        if not abs(weight) <= LARGEST:  # nan neither
-            raise DeltaError(f"The weight of a domain is {weight}; give a number such as 0.7.")
+    strengths = [(delta, Strength.of(weight)) for delta, weight in deltas]
+    for delta, strength in strengths:
+        if not all(abs(weight) <= LARGEST for weight in strength.bands):  # nan neither
+            raise DeltaError(f"The weight of a domain is {strength}; give a number such as 0.7.")
         check_base(delta, base_fingerprint)
         check_shapes(delta, base)
     generator = copy.deepcopy(base).eval().requires_grad_(False)
     for key, value in generator.state_dict().items():
-        parts = [(d.tensors[key].to(value), a) for d, a in deltas if key in d.tensors and a != 0]
+        resolution = generator.resolution_of(key)
+        parts = [
+            (d.tensors[key].to(value), a.at(resolution)) for d, a in strengths if key in d.tensors
+        ]
+        parts = [(tensor, a) for tensor, a in parts if a != 0]
         if len(parts) == 1:
             value.copy_(torch.lerp(value, *parts[0]))  # exact at 1, which the sum is not
         elif parts:
@@ -148,7 +224,9 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, float]]) -> Generator:
                 f"These weights make numbers beyond {LARGEST:,.0f} of {key!r}: "
                 "give some nearer to 0."
             )
-    if any(key.startswith("style.") for delta, _ in deltas for key in delta.tensors):
+    if any(
+        key.startswith("style.") for delta, a in strengths if a.at(None) for key in delta.tensors
+    ):
         generator.update_mean_latent()  # another mapping has another mean
     return generator
 

@@ -7,7 +7,7 @@ The facts are a domain file's metadata (`nada.delta.Delta.metadata`). Anyone may
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 from nada.adapt import Progress
 from nada.checkpoint import doubts, fingerprint, load_generator, read_contents
 from nada.clip import Encoder, load_clip
-from nada.delta import Delta
+from nada.delta import Delta, Strength, Weight
 from nada.formats.messages import quote_all
 from nada.formats.recognised import CLIP, DOMAIN, AnotherModelError
 from nada.generator import Generator
@@ -61,13 +61,17 @@ def measured_facts(generator: Generator, clip: Encoder, target: str) -> dict[str
     }
 
 
-def blend_facts(parts: Sequence[tuple[Delta, float]]) -> dict:
-    """What was mixed: weight, target and, where there is one, source of each domain."""
-    told = [(weight, delta.metadata) for delta, weight in parts]
+def blend_facts(parts: Sequence[tuple[Delta, Weight]]) -> dict:
+    """What was mixed: weight, target and, where there is one, source of each domain.
+
+    A weight that differs by resolution is told as "by_resolution", and "weight" is its mean then.
+    """
+    told = [(Strength.of(weight), delta.metadata) for delta, weight in parts]
     return {
         "blend": [
             {
-                "weight": weight,
+                "weight": weight.mean,
+                **({} if weight.is_even else {"by_resolution": asdict(weight)}),
                 **({"source": facts["source"]} if "source" in facts else {}),
                 "target": title(facts),
             }
@@ -76,11 +80,28 @@ def blend_facts(parts: Sequence[tuple[Delta, float]]) -> dict:
     }
 
 
+def blend_weight(part: Mapping) -> Strength | None:
+    """The weight of a part of a mix, as `blend_facts` tells it; None where the file does not."""
+    try:
+        return Strength(**part.get("by_resolution", {}))
+    except TypeError:  # not all three, or others: anyone may have written it
+        return Strength.of(part["weight"]) if "weight" in part else None
+
+
+def blend_line(parts: Sequence[Mapping]) -> str:
+    """What was mixed, for people: "zombie, coarse 1, middle 0.5, fine 0 + elf, 0.5"."""
+    names, weights = map(_name, parts), map(blend_weight, parts)
+    return " + ".join(n if w is None else f"{n}, {w}" for n, w in zip(names, weights))
+
+
 def title(facts: dict) -> str:
     """What to call a domain by its metadata."""
     parts = facts.get("blend") or [facts]
-    names = [part.get("target", "").strip() or "domain" for part in parts[:3]]
-    return " + ".join(names)[:80]
+    return " + ".join(map(_name, parts[:3]))[:80]
+
+
+def _name(part: Mapping) -> str:
+    return part.get("target", "").strip() or "domain"
 
 
 def describe(delta: Delta, fits: bool) -> dict:

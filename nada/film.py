@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nada.delta import Delta, blend
+from nada.delta import Delta, Strength, Weight, blend
 from nada.formats.files import written_whole
 from nada.generator import Generator
 from nada.sample import check_images, latents
@@ -25,10 +25,10 @@ class Key:
     """A point on the way: the image of a seed at a strength of the domains."""
 
     seed: int
-    strength: float
+    strength: Weight
 
 
-def visits(seeds: Sequence[int], strength: float) -> list[Key]:
+def visits(seeds: Sequence[int], strength: Weight) -> list[Key]:
     """Each seed first as the source and then at `strength`, and back to the first one's source."""
     keys = [Key(seed, value) for seed in seeds for value in (0.0, strength)]
     return [*keys, keys[0]]
@@ -36,7 +36,7 @@ def visits(seeds: Sequence[int], strength: float) -> list[Key]:
 
 def frames(
     generator: Generator,
-    domains: Sequence[tuple[Delta, float]],
+    domains: Sequence[tuple[Delta, Weight]],
     keys: Sequence[Key],
     between: int = 16,
     truncation_psi: float = 0.7,
@@ -45,7 +45,8 @@ def frames(
     after the other, so that a film may have any length.
 
     Seeds move into each other along a line in w (StyleGAN, arXiv 1812.04948, measures paths there:
-    it is smoother than z), strengths along half a cosine; the last key closes the film.
+    it is smoother than z), strengths, band by band, along half a cosine; the last key closes the
+    film.
 
     Args:
         generator: the base of the domains.
@@ -72,11 +73,11 @@ def frames(
     wander = _Wander(generator, domains)
 
     def way() -> Iterator[Tensor]:
-        for i, (here, there) in enumerate(pairwise(keys)):
+        for i, (here, there) in enumerate(pairwise([Strength.of(key.strength) for key in keys])):
             for t in torch.linspace(0, 1, between + 1)[:-1].tolist():
                 ease = (1 - math.cos(t * math.pi)) / 2
-                strength = here.strength + (there.strength - here.strength) * ease
-                yield wander.draw(torch.lerp(ws[i : i + 1], ws[i + 1 : i + 2], ease), strength)
+                w = torch.lerp(ws[i : i + 1], ws[i + 1 : i + 2], ease)
+                yield wander.draw(w, here.towards(there, ease))
 
     return way()
 
@@ -85,15 +86,15 @@ class _Wander:
     """A generator that goes to and fro between a base and its blend with domains.
 
     W₀ + s Σ αᵢ(Wᵢ − W₀) lies on the line from W₀ to the blend at strength 1, so one blend does for
-    all strengths.
+    all strengths s, which may differ by resolution.
     """
 
-    def __init__(self, base: Generator, domains: Sequence[tuple[Delta, float]]):
+    def __init__(self, base: Generator, domains: Sequence[tuple[Delta, Weight]]):
         goal = blend(base, domains).state_dict()
         self.generator = copy.deepcopy(base).eval().requires_grad_(False)
-        self.strength = 0.0
+        self.strength = Strength.of(0.0)
         self.changing = [
-            (value, start, goal[key])
+            (value, start, goal[key], base.resolution_of(key))
             for (key, value), start in zip(
                 self.generator.state_dict().items(), base.state_dict().values()
             )
@@ -101,11 +102,11 @@ class _Wander:
         ]
 
     @torch.no_grad()
-    def draw(self, w: Tensor, strength: float) -> Tensor:
+    def draw(self, w: Tensor, strength: Strength) -> Tensor:
         """The image [3, H, W] of w [1, num_ws, w_dim]."""
         if strength != self.strength:
-            for value, start, end in self.changing:
-                torch.lerp(start, end, strength, out=value)
+            for value, start, end, resolution in self.changing:
+                torch.lerp(start, end, strength.at(resolution), out=value)
             self.strength = strength
         return check_images(self.generator.synthesis(w)).clamp(-1, 1)[0].cpu()
 

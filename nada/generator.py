@@ -171,6 +171,22 @@ class Generator(nn.Module):
         """Side of the noise of each convolution, in order: 4, 8, 8, 16, 16, ..."""
         return [4] + [4 * 2**i for i in range(1, len(self.config.channels)) for _ in range(2)]
 
+    def resolution_of(self, key: str) -> int | None:
+        """The side, in pixels, of the layer that a tensor of the state dict belongs to: 4 of
+        "conv1.conv.weight", 16 of "convs.2.…"; None of the mapping network, which has none.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        noises = [f"noises.noise_{i}" for i in range(len(self.noise_sides))]
+        sides: dict[str, int | None] = {"style": None, "input": 4}
+        sides |= zip((*self.conv_names, *noises), self.noise_sides * 2)
+        sides |= zip(self.to_rgb_names, self.noise_sides[::2])  # behind each second convolution
+        for layer, side in sides.items():
+            if f"{key}.".startswith(f"{layer}."):
+                return side
+        raise ValueError(f"There is no layer that the tensor {key!r} belongs to.")
+
     def mapping(self, z: Tensor, truncation_psi: float = 1.0) -> Tensor:
         """z [N, z_dim] → ws [N, num_ws, w_dim], every row the same w.
 

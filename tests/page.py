@@ -115,6 +115,13 @@ def unfold(page, settings="Settings", seed="Seed") -> None:
     page.wait_for_timeout(PAUSE)
 
 
+def unfold_strengths(page) -> None:
+    """Open the strengths by resolution, and wait until they take up what is typed."""
+    page.get_by_text("Strength by resolution").click()
+    expect(field(page, "Coarse")).to_be_visible()
+    page.wait_for_timeout(PAUSE)
+
+
 def begin(page, steps: int, settings="Settings", seed="Seed", label="Steps") -> None:
     """Start a run of that many steps; the settings are open afterwards."""
     if not field(page, label).is_visible():

@@ -18,7 +18,7 @@ from PIL import Image
 
 import app
 from nada.checkpoint import load_generator
-from nada.delta import Delta, blend
+from nada.delta import Delta, Strength, blend
 from nada.layers import SELECTORS
 from nada.sample import sample
 from nada.serve.api import Api
@@ -126,7 +126,13 @@ def test_samples_are_the_librarys(client, server, tmp_path):
     told = client.predict(api_name="/info")
     base = load_generator(server.log.parent / told["generator"])
     half = blend(base, [(Delta.load(file), 0.5)])
-    for domain, strength, generator in ((None, 1, base), (handle_file(file), 0.5, half)):
+    by_resolution = {"coarse": -0.5, "middle": 1.5, "fine": 0}
+    swapped = blend(base, [(Delta.load(file), Strength(**by_resolution))])
+    for domain, strength, generator in (
+        (None, 1, base),
+        (handle_file(file), by_resolution, swapped),
+        (handle_file(file), 0.5, half),
+    ):
         picture = client.predict(
             seeds="3, 7-9",
             domain_file=domain,
@@ -200,6 +206,14 @@ BAD_SAMPLES = {
     "nothing": ({"seeds": None}, "seeds"),
     "strength": ({"strength": 3}, "Strength is “3”; choose from -0.5 to 1.5"),
     "strength as text": ({"strength": "full"}, "Strength is “full”"),
+    "strength of two": (
+        {"strength": {"coarse": 1, "fine": 1}},
+        "one each for coarse, middle, fine",
+    ),
+    "strength too fine": (
+        {"strength": {"coarse": 1, "middle": 1, "fine": 9}},
+        r"Strength \(fine\) is “9”; choose from -0.5 to 1.5",
+    ),
     "truncation": ({"truncation": -1}, "Truncation of samples is “-1”"),
 }
 
@@ -279,6 +293,13 @@ def test_blends_are_the_librarys(client, server):
     torch.testing.assert_close(again, sample(expected, [1], 0.6), rtol=0, atol=1e-4)
     told = client.predict(domain_file=handle_file(mixed), api_name="/domain")
     assert told["title"] == "zombie + pencil sketch" and told["blend"][1]["weight"] == -0.5
+    weights = [{"coarse": 1, "middle": 0.5, "fine": 0}, 0.25]
+    _, swapped = client.predict(**{**given, "weights": weights}, seeds="1", api_name="/blend")
+    first, second = Delta.load(swapped).metadata["blend"]
+    assert first["by_resolution"] == weights[0] and second["weight"] == 0.25
+    expected = blend(base, list(zip(map(Delta.load, files), (Strength(1, 0.5, 0), 0.25))))
+    again = sample(blend(base, [(Delta.load(swapped), 1.0)]), [1], 0.6)
+    torch.testing.assert_close(again, sample(expected, [1], 0.6), rtol=0, atol=1e-4)
     _, halves = client.predict(domain_files=given["domain_files"], api_name="/blend")
     assert [part["weight"] for part in Delta.load(halves).metadata["blend"]] == [0.5, 0.5]
 
@@ -469,7 +490,7 @@ def load_domain(server, key, file) -> str:
     config = json.load(urllib.request.urlopen(f"{server.url}/config", timeout=60))
     join("greet", [key, ""])
     uploaded = {"path": upload(server, file), "meta": {"_type": "gradio.FileData"}}
-    return join("load", [uploaded, "1-2", 1.0, 0.7])
+    return join("load", [uploaded, "1-2", 1.0, 1.0, 1.0, 0.7])
 
 
 def upload(server, file) -> str:

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nada.checkpoint import fingerprint, sha256, write_safetensors
-from nada.delta import FORMAT, Delta, DeltaError, blend, diff
-from nada.generator import GeneratorConfig
+from nada.delta import FORMAT, Delta, DeltaError, Strength, blend, diff
+from nada.generator import Generator, GeneratorConfig
 from tests.helpers import adapted, tiny_generator
 
 
@@ -91,6 +91,100 @@ def test_blending_is_a_weighted_sum_of_changes(generator, sketch, zombie, weight
         np.testing.assert_allclose(got[key].numpy(), base + sum(changes), rtol=1e-5, atol=1e-5)
 
 
+# Strength by resolution
+
+
+SIXTY_FOUR = GeneratorConfig(64, 8, 8, 2, (6, 6, 5, 4, 4))  # has all three bands
+
+
+@pytest.mark.parametrize("weight", [-0.5, 0.0, 0.3, 1.0, 1.5])
+def test_three_equal_bands_are_the_one_number_bit_for_bit(generator, sketch, zombie, weight):
+    mapping = diff(generator, adapted(generator, "mapping", ("style.",)))
+    one, two = diff(generator, sketch), diff(generator, zombie)
+    even = Strength(weight, weight, weight)
+    for parts in ([(one, weight)], [(one, weight), (two, 0.4)], [(mapping, weight), (two, weight)]):
+        banded = [(delta, even if alpha == weight else alpha) for delta, alpha in parts]
+        expected, got = blend(generator, parts), blend(generator, banded)
+        assert same(got, expected) and torch.equal(got.mean_latent, expected.mean_latent)
+    assert same(blend(generator, [(one, Strength(1, 1, 1))]), sketch)
+    assert same(blend(generator, [(one, Strength(0, 0, 0))]), generator)
+
+
+BAND_OF = {None: "coarse", **dict.fromkeys((4, 8), "coarse"), **dict.fromkeys((16, 32), "middle")}
+LAYER_SIDES = {
+    "style.1.weight": None, "input.input": 4, "conv1.conv.modulation.bias": 4, "to_rgb1.bias": 4,
+    "convs.0.conv.weight": 8, "convs.1.noise.weight": 8, "to_rgbs.0.upsample.kernel": 8,
+    "convs.4.conv.weight": 32, "to_rgbs.2.conv.weight": 32, "to_rgbs.3.bias": 64,
+    "convs.6.conv.blur.kernel": 64, "convs.7.activate.bias": 64, "convs.9.conv.weight": 128,
+    "noises.noise_0": 4, "noises.noise_1": 8, "noises.noise_10": 128,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [128, 1024])
+def test_each_tensor_is_of_the_resolution_of_its_layer_and_so_of_one_band(size):
+    with torch.device("meta"):
+        generator = Generator(GeneratorConfig.standard(size))
+    sides = {key: generator.resolution_of(key) for key in generator.state_dict()}
+    assert {key: sides[key] for key in LAYER_SIDES} == LAYER_SIDES
+    for key, value in generator.noises.named_buffers(prefix="noises"):
+        assert sides[key] == value.shape[-1]
+    assert {side for side in sides.values() if side} == {2**i for i in range(2, 11) if 2**i <= size}
+    layers = {key.split(".")[0] for key, side in sides.items() if side is None}
+    assert layers == {"style"}
+    names = Strength("coarse", "middle", "fine")
+    assert all(names.at(side) == BAND_OF.get(side, "fine") for side in sides.values())
+    with pytest.raises(ValueError, match=r"no layer .* 'convs\.99\.conv\.weight'"):
+        generator.resolution_of("convs.99.conv.weight")
+
+
+def test_bands_mix_two_domains_as_the_formula_says():
+    base = tiny_generator(SIXTY_FOUR)
+    everything = ("style.", "input.", "conv1.", "to_rgb", "convs.", "noises.")
+    others = [adapted(base, name, everything) for name in ("sketch", "zombie")]
+    weights = Strength(1.0, 0.25, 0.0), Strength(-0.5, 0.5, 1.0)
+    mixed = blend(base, [(diff(base, other), a) for other, a in zip(others, weights)])
+    got, (one, two) = mixed.state_dict(), (other.state_dict() for other in others)
+    for key, value in base.state_dict().items():
+        side = LAYER_SIDES_64.get(key.split(".")[0]) or LAYER_SIDES_64[".".join(key.split(".")[:2])]
+        a, b = (getattr(weight, side) for weight in weights)
+        expected = value + a * (one[key] - value) + b * (two[key] - value)
+        torch.testing.assert_close(got[key], expected, rtol=1e-5, atol=1e-5)
+        assert side != "fine" or torch.allclose(got[key], two[key], atol=1e-5)
+
+
+LAYER_SIDES_64 = {
+    **dict.fromkeys(("style", "input", "conv1", "to_rgb1", "convs.0", "convs.1"), "coarse"),
+    **dict.fromkeys(("to_rgbs.0", *(f"noises.noise_{i}" for i in range(3))), "coarse"),
+    **dict.fromkeys(("to_rgbs.1", "to_rgbs.2", *(f"convs.{i}" for i in range(2, 6))), "middle"),
+    **dict.fromkeys((f"noises.noise_{i}" for i in range(3, 7)), "middle"),
+    **dict.fromkeys(("to_rgbs.3", "convs.6", "convs.7"), "fine"),
+    **dict.fromkeys(("noises.noise_7", "noises.noise_8"), "fine"),
+}
+
+
+def test_a_domain_swaps_layers_at_zeros_and_ones():
+    base = tiny_generator(SIXTY_FOUR)
+    other = adapted(base, "all", ("style.", "conv1.", "convs.", "to_rgb"))
+    got = blend(base, [(diff(base, other), Strength(0, 0, 1))])
+    assert torch.equal(got.mean_latent, base.mean_latent)
+    for key, value in got.state_dict().items():
+        fine = key.startswith(("convs.6.", "convs.7.", "to_rgbs.3."))
+        assert torch.equal(value, (other if fine else base).state_dict()[key]), key
+
+
+def test_strengths_calculate_by_band():
+    strength = Strength(1.0, 0.5, 0.0)
+    assert strength * 0.5 == 0.5 * strength == Strength(0.5, 0.25, 0.0)
+    assert strength * Strength(2, 2, 3) == Strength(2, 1, 0)
+    assert Strength.of(0.7) == Strength(0.7, 0.7, 0.7) and Strength.of(strength) is strength
+    assert Strength.of(0.7).mean == 0.7 and strength.mean == 0.5
+    assert strength.towards(Strength(0, 1, 1), 0.5) == Strength(0.5, 0.75, 0.5)
+    assert Strength(0.4, 0.2, 0).scaled() == strength == (strength * -0.2).scaled()
+    assert Strength.of(0.3).scaled() == Strength.of(0).scaled() == Strength(1, 1, 1)
+    assert strength and Strength(0, 0, 0.1) and not Strength.of(0.0)
+    assert str(strength) == "coarse 1, middle 0.5, fine 0" and str(Strength.of(0.7)) == "0.7"
+
+
 def test_blending_leaves_the_base_alone(generator, sketch):
     before = copy.deepcopy(generator)
     result = blend(generator, [(diff(generator, sketch), 0.5)])
@@ -112,7 +206,7 @@ def test_another_architecture_cannot_be_compared(generator):
         diff(generator, tiny_generator(GeneratorConfig(8, 8, 8, 2, (4, 4))))
 
 
-@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e300])
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e300, Strength(1, 1, 1e300)])
 def test_a_weight_that_is_no_number_is_refused(generator, sketch, weight):
     with pytest.raises(DeltaError, match="give a number"):
         blend(generator, [(diff(generator, sketch), weight)])

@@ -23,6 +23,7 @@ from tests.small_disk import fill, small_disk
 from tests.visitor import Visitor, cards
 
 KEY, OTHER = "0123456789abcdef" * 4, "fedcba9876543210" * 4
+LOOK = ["1-2", 1.0, 1.0, 1.0, 0.7]  # seeds, strength by resolution, truncation
 ENDLESS = {"steps": 2000, "batch": 16, "k": 0}
 SHORT = {"steps": 4, "k": 2, "batch": 2}
 
@@ -366,9 +367,9 @@ def test_what_is_drawn_or_uploaded_on_a_full_disk(full, disk, visitor, tmp_path)
     large.write_bytes(bytes(1 << 20))
     fill(disk)
     for event, values in (
-        ("strip", ["1-2", 0.7]),
-        ("film", ["1-2", 1.0, 0.7]),
-        ("load", [file, "1-2", 1.0, 0.7]),
+        ("strip", LOOK),
+        ("film", LOOK),
+        ("load", [file, *LOOK]),
     ):
         assert visitor.refused(event, *values) == DISK_FULL, event
     assert DISK_FULL in call(full, "sample", {"seeds": "1"})
@@ -378,7 +379,7 @@ def test_what_is_drawn_or_uploaded_on_a_full_disk(full, disk, visitor, tmp_path)
         visitor.upload(large)
     assert caught.value.code == 507 and json.load(caught.value) == {"detail": DISK_FULL}
     wait_for(lambda: not half_files(full.home), seconds=5)
-    assert len(cards(visitor.send("load", visitor.upload(domain), "1-2", 1.0, 0.7))) == 2
+    assert len(cards(visitor.send("load", visitor.upload(domain), *LOOK))) == 2
     (disk / "filler").unlink()
     assert "event: complete" in call(full, "blend", {"domain_files": [file], "seeds": "1"})
 

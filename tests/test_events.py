@@ -13,6 +13,7 @@ import app
 import nada.serve.jobs
 from nada.checkpoint import save_generator
 from nada.clip import save_clip
+from nada.delta import BANDS
 from nada.serve.events import WEIGHTS, Change, PageEvents, Visit
 from nada.serve.generators import GeneratorChoices
 from nada.serve.models import Options
@@ -21,7 +22,7 @@ from tests.helpers import tiny_generator
 from tests.served import ROOT, WORDS
 
 FORM = {"source": "photo", "target": "zombie", "steps": 2, "k": 2, "batch": 2}
-LOOK = {"seeds": "1-2", "strength": 1.0, "sample_truncation": 0.7}
+LOOK = {"seeds": "1-2", "coarse": 1.0, "middle": 1.0, "fine": 1.0, "sample_truncation": 0.7}
 KEY, OTHER = "0123456789abcdef" * 4, "fedcba9876543210" * 4
 LINK = '{"source": "photo", "target": "zombie", "seed": 7}'
 DRAWN = {"seeds": "1-2", "sample_truncation": 0.7}
@@ -89,20 +90,21 @@ def test_what_an_event_changes_is_wired_to_it(choices, events, session, form, wi
     note("watch")
     ids = [domain.id for domain in session.domains]
     note("look", **LOOK)
+    note("even", strength=0.5, **DRAWN)
     note("more", **LOOK)
     note("back", 1, **LOOK)
-    note("strip", **DRAWN)
+    note("strip", **LOOK)
     note("film", **LOOK)
     note("weigh", ids)
     note("mix", **LOOK, chosen=ids, **dict.fromkeys(WEIGHTS, 0.5))
-    note("keep_mix")
+    note("keep_mix", **LOOK)
     note("load", upload(session.domains.get(ids[0]).path), **LOOK)
     for act in ("open", "on", "forget"):
         note("act", {"act": act, "id": ids[0]}, **LOOK)
     for generator in (choices.name_of(choices.first), "nothing"):
         note("choose", generator)
     assert events.stop(session) is None
-    session.remember({**LOOK, **FORM})
+    session.remember({**LOOK, **FORM, "fine": 0.5})
     note("greet", KEY, LINK, who=Visit("me", None))
     note("forget_all", Visit("me", None), OTHER)
     methods = [name for name, _ in inspect.getmembers(events, inspect.ismethod) if name[0] != "_"]
@@ -140,12 +142,13 @@ def told(events, key, link="", id="another page"):
 def test_a_page_comes_back_as_it_was_left(events, choices, form):
     mine = choices.sessions.come_back("page", KEY)
     list(events.train(mine, start="", **DRAWN, **form))
-    look = {"seeds": "5-6", "strength": 0.5, "sample_truncation": 0.3}
+    look = {"seeds": "5-6", "coarse": 1.0, "middle": 0.5, "fine": 0.0, "sample_truncation": 0.3}
     mine.remember({**form, **look})
     mine.looked_at = mine.looked_at
     here = events.look(mine, **look)
     back = told(events, KEY)
     assert {name: back[name] for name in (*form, *look)} == {**form, **look}
+    assert back["strength"] == 0.5 and "by_resolution" in back  # which unfolds
     assert back["pairs"] == here["pairs"] and json.loads(back["run"])["state"] == "finished"
     assert len(json.loads(back["cards"])) == 1 and back["file"].endswith("zombie.safetensors")
     stranger = told(events, OTHER)
@@ -201,12 +204,12 @@ def test_a_link_fills_the_form_unless_the_page_wrote_it(events, choices):
 
 def test_what_a_field_holds_is_checked_when_it_comes_back(events, choices):
     mine = choices.sessions.come_back("page", KEY)
-    mine.remember({"steps": "many", "k": -1, "strength": 99, "seeds": "?", "lr": 1e400})
+    mine.remember({"steps": "many", "k": -1, "coarse": 99, "seeds": "?", "lr": 1e400})
     back = told(events, KEY)
     assert (
         back["steps"] == mine.service.worker.preset.config.steps
         and back["seeds"] == "?"
-        and "strength" not in back
+        and [back[name] for name in ("strength", *BANDS)] == [1.0] * 4
     )
     assert json.loads(back["pairs"])["seeds"] == list(range(1, 9))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nada.checkpoint import fingerprint
-from nada.delta import blend, diff
+from nada.delta import Strength, blend, diff
 from nada.film import FPS, Key, frames, visits, write_mp4
 from nada.sample import ImageError, latents, sample, to_images
 from tests.helpers import adapted
@@ -47,6 +47,21 @@ def test_each_frame_is_the_blend_at_its_strength(generator, domain):
     for image, ease in zip(film, (1 - np.cos(np.linspace(0, np.pi, 5))) / 2):
         at = [(delta, weight * (2 * ease - 0.5)) for delta, weight in parts]
         w = generator.mapping(latents([3], 16), 0.7)
+        expected = blend(generator, at).synthesis(w).clamp(-1, 1)[0]
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-4)
+
+
+def test_strengths_by_resolution_move_on_a_line_in_each_band(generator, domain):
+    whole = diff(generator, adapted(generator, "zombie", ("conv1.", "convs.")))
+    keys = [Key(3, Strength(0, 1, 0)), Key(3, Strength(1, -0.5, 0))]
+    film = list(frames(generator, [(domain, 0.5), (whole, Strength(1, 0.5, 0))], keys, between=4))
+    w = generator.mapping(latents([3], 16), 0.7)
+    for image, ease in zip(film, (1 - np.cos(np.linspace(0, np.pi, 5))) / 2):
+        coarse, middle = ease, 1 - 1.5 * ease
+        at = [
+            (domain, Strength(0.5 * coarse, 0.5 * middle, 0)),
+            (whole, Strength(coarse, 0.5 * middle, 0)),
+        ]
         expected = blend(generator, at).synthesis(w).clamp(-1, 1)[0]
         torch.testing.assert_close(image, expected, rtol=0, atol=1e-4)
 

@@ -35,7 +35,7 @@ from tests.helpers import adapted, tiny_generator, wait_for
 from tests.served import WORDS, serve, serve_app
 
 STRANGER, VISITOR = "198.51.100.7", "192.0.2.1"
-LOOK = ("1-2", 1.0, 0.7)  # seeds, strength, truncation
+LOOK = ("1-2", 1.0, 1.0, 1.0, 0.7)  # seeds, strength by resolution, truncation
 RUN = {**PRESETS["demo"].served(), "steps": 2000, "k": 0, "batch": 2}
 QUICK_RUN = {**PRESETS["demo"].served(), "steps": 4, "k": 2, "batch": 2}
 SCRIPT_RUN = {"source": "photo", "target": "zombie", **QUICK_RUN}

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 import nada.memory
 from nada.__main__ import build_parser, chosen, main, stop_on_signals
 from nada.checkpoint import fingerprint, load_generator
-from nada.delta import Delta, blend, diff
+from nada.delta import Delta, Strength, blend, diff
 from nada.facts import file_name
 from nada.presets import PRESETS
 from nada.sample import image_grid, sample, to_images
@@ -131,6 +131,28 @@ def test_sample_draws_the_grid(models, domain, tmp_path, capsys):
     assert Image.open(folder / "5.png").size == (16, 16)
 
 
+def test_three_numbers_are_a_strength_by_resolution(models, domain, tmp_path, capsys):
+    out, mix, film = (tmp_path / name for name in ("grid.png", "mix.safetensors", "film.mp4"))
+    given = [*models[:2], "--domain", str(domain), "-0.5", "0.5", "0"]
+    assert main(["sample", *given, "--seeds", "3,5", "--out", str(out)]) == 0
+    assert main(["film", *given, "--seeds", "3", "--between", "2", "--out", str(film)]) == 0
+    assert main(["blend", *given, "--domain", str(domain), "0.25", "--out", str(mix)]) == 0
+    base, delta, strength = load_generator(models[1]), Delta.load(domain), Strength(-0.5, 0.5, 0)
+    pictures = image_grid(sample(blend(base, [(delta, strength)]), [3, 5]), 2)
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), np.asarray(pictures))
+    expected = blend(base, [(delta, strength), (delta, 0.25)])
+    assert fingerprint(blend(base, [(Delta.load(mix), 1.0)])) == fingerprint(expected)
+
+    capsys.readouterr()
+    assert main(["domain", *models[:2], str(mix)]) == 0
+    line = "blend: sketch, coarse -0.5, middle 0.5, fine 0 + sketch, 0.25"
+    assert line in capsys.readouterr().out.splitlines()
+    assert main(["domain", *models[:2], str(mix), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["blend"]
+    assert first["by_resolution"] == {"coarse": -0.5, "middle": 0.5, "fine": 0.0}
+    assert first["weight"] == 0 and second == {"weight": 0.25, "target": "sketch"}
+
+
 def test_adapt_goes_on_from_a_domain_and_is_measured(models, tmp_path, capsys):
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     assert main(["adapt", *models, *FAST, "--target", "zombie", "--out", str(first)]) == 0
@@ -220,6 +242,8 @@ def test_blend_writes_a_domain_or_a_generator(models, domain, tmp_path, capsys):
         (["blend", "--out", "x"], "Nothing to blend"),
         (["blend", "--out", "x.safetensors", "--domain", "a", "much"], "one file and one number"),
         (["blend", "--out", "x.safetensors", "--domain", "a", "1", "2"], "one file and one number"),
+        (["sample", "--domain", "a", "1", "2", "3", "4"], "three for coarse, middle and fine"),
+        (["sample", "--domain", "a", "1", "much", "0"], "--domain a 1 much 0: give one file"),
     ],
 )
 def test_bad_input_gets_a_sentence(models, tmp_path, monkeypatch, capsys, arguments, complaint):

@@ -24,6 +24,7 @@ from tests.page import (
     shoot,
     tab,
     unfold,
+    unfold_strengths,
 )
 
 
@@ -109,6 +110,42 @@ def test_a_result_is_explored(page, tmp_path):
     page.wait_for_function(wait, arg=page.locator("#film video").element_handle())
     shoot(page, "explored", tmp_path)
     assert fits(page)
+
+
+def test_strength_is_set_by_resolution_and_found_again(page, tmp_path):
+    """One slider sets all three; each of them redraws; what is shown can be kept."""
+    adapt(page, steps=4)
+    whole, source = picture(page), picture(page, "before")
+    strengths = [field(page, name) for name in ("Strength", "Coarse", "Middle", "Fine")]
+    expect(strengths[1]).not_to_be_visible()
+    unfold_strengths(page)
+    coarse = changes(page, lambda: strengths[1].fill("0"))
+    expect(strengths[0]).to_have_value("0.67")  # the mean
+    assert coarse not in (whole, source)
+    assert changes(page, lambda: strengths[2].fill("0")) == source  # it has no fine layers
+    changes(page, lambda: strengths[0].fill("0.5"))
+    for strength in strengths:
+        expect(strength).to_have_value("0.5")
+    changes(page, lambda: strengths[0].fill("1"))
+    seen = changes(page, lambda: strengths[2].fill("0.25"))
+    shoot(page, "by-resolution", tmp_path)
+    assert fits(page)
+
+    reload(page)
+    for strength, value in zip(strengths, ("0.75", "1", "0.25", "1")):
+        expect(strength).to_be_visible()
+        expect(strength).to_have_value(value)
+    expect(page.locator(".compare img.after")).to_have_attribute("src", seen)
+
+    button(page, "Keep what is shown as a domain").click()
+    card = page.locator(".card.open")
+    for name, value in (("coarse", "1"), ("middle", "0.25"), ("fine", "1")):
+        expect(card.locator(f"dd.{name}")).to_have_text(value)
+    for strength in strengths:
+        expect(strength).to_have_value("1")
+    field(page, "Seeds").press("Enter")
+    page.wait_for_timeout(PAUSE)
+    expect(page.locator(".compare img.after")).to_have_attribute("src", seen)
 
 
 def test_a_stopped_run_goes_back_to_its_snapshots(visit):

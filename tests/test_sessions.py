@@ -9,7 +9,7 @@ import torch
 import nada.serve.domains
 import nada.serve.sessions
 from nada.checkpoint import fingerprint
-from nada.delta import Delta, fits
+from nada.delta import Delta, Strength, fits
 from nada.facts import describe
 from nada.serve.disk import Home
 from nada.serve.domains import KeptDomains
@@ -162,7 +162,8 @@ def test_a_restarted_server_offers_what_was_kept(home, end):
     mine.remember({"target": "zombie", "steps": 7, "seeds": "x" * 2000, "lr": None})
     kept = [mine.domains.add(domain(name), lambda path: ["data:,"]) for name in ("zombie", "elf")]
     nameless.domains.add(domain())
-    mine.look_at([(kept[0].path, 0.5)])
+    looked_at = tuple((one.path, weight) for one, weight in zip(kept, (0.5, Strength(1, 0.5, 0))))
+    mine.look_at(looked_at)
     mine.save()
     first.close() if end == "stopped" else first.home._lock.release()
     again = home()
@@ -170,7 +171,7 @@ def test_a_restarted_server_offers_what_was_kept(home, end):
     session.recover()
     assert [one.title for one in session.domains] == ["zombie", "elf"]
     assert session.domains.get(kept[0].id).thumbnails == ("data:,",)
-    assert session.looked_at == ((kept[0].path, 0.5),)
+    assert session.looked_at == looked_at
     assert session.form == {"target": "zombie", "steps": 7}
     assert not nameless.folder.exists()  # nothing would find it again
     assert not again.come_back("a stranger's", OTHER).domains

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from nada.delta import BANDS
 from nada.serve.domains import KeptDomain
 from nada.serve.view import cards, word_list
 
@@ -30,6 +31,22 @@ def test_a_card_tells_prompts_seed_settings_layers_measures_and_base():
         "layers": "conv1, convs.0",
         "base": "b" * 12,
     }
+
+
+def test_the_card_of_a_mix_tells_its_weights():
+    mix = [{"weight": 0.5, "target": "zombie"}, {"weight": -0.25, "target": "elf"}]
+    assert card({"blend": mix}) == {
+        "prompts": "zombie + elf",
+        "weights": "0.5 + -0.25",
+        "base": "b" * 12,
+    }
+    mix[0]["by_resolution"] = {"coarse": 1.0, "middle": 0.5, "fine": 0.0}
+    told = card({"blend": mix})
+    assert [told[band] for band in BANDS] == ["1 + -0.25", "0.5 + -0.25", "0 + -0.25"]
+    assert "weights" not in told
+    mix[0]["by_resolution"] = {"coarse": 1.0, "nothing": 0.5}  # by anyone
+    assert card({"blend": mix})["weights"] == "0.5 + -0.25"
+    assert card({"blend": [{"target": "elf"}]}) == {"prompts": "elf", "base": "b" * 12}
 
 
 def test_a_card_leaves_out_what_its_file_does_not_say():

@@ -25,7 +25,14 @@ KINDS = {
     "layers": [str],
     "config": {"seed": int, "batch": int, "lr": float},
     "guidance": {"directional": float, "global_": float, "in_domain": float},
-    "blend": [{"weight": float, "source": str, "target": str}],
+    "blend": [
+        {
+            "weight": float,
+            "by_resolution": dict.fromkeys(("coarse", "middle", "fine"), float),
+            "source": str,
+            "target": str,
+        }
+    ],
 }
 
 

@@ -89,7 +89,8 @@ class Api:
         Parameters:
             seeds: "1-8" or "3, 7, 12", 36 at most.
             domain_file: A file that an adaptation made; none for the base generator.
-            strength: 0 the source, 1 the domain, from -0.5 to 1.5.
+            strength: 0 the source, 1 the domain, from -0.5 to 1.5; or by the resolution of the
+                layers, {"coarse": 1, "middle": 0.5, "fine": 0}.
             truncation: 0.7 usually; lower is safer, higher more varied.
         Returns:
             samples: The pictures in one grid.
@@ -102,7 +103,8 @@ class Api:
 
         Parameters:
             domain_files: The files, a list of one to three.
-            weights: A number for each, "0.5, 0.5"; equal shares when empty.
+            weights: A number for each, "0.5, 0.5"; equal shares when empty. A list may hold
+                objects as the strength of a sample instead of numbers.
             seeds: "1-8" or "3, 7, 12", 36 at most.
             truncation: 0.7 usually; lower is safer, higher more varied.
         Returns:

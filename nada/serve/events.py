@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nada.delta import BANDS, Strength
 from nada.presets import SERVED
 from nada.serve.generators import GeneratorChoices
 from nada.serve.images import page_grid
@@ -22,6 +23,7 @@ from nada.serve.validate import (
     TRUNCATION,
     BadInput,
     check_number,
+    check_seeds,
     check_setting,
 )
 from nada.serve.view import (
@@ -40,8 +42,9 @@ from nada.serve.view import (
 SETTINGS = tuple(SERVED)  # of a run, but its prompts
 WEIGHTS = tuple(f"weight_{i + 1}" for i in range(MAX_MIX))  # of a mix
 
-SHOWN = {"strength": STRENGTH, "sample_truncation": TRUNCATION}
-LOOK = {"seeds": "1-8", "strength": 1.0, "sample_truncation": 0.7}  # of a page that just opened
+SHOWN = {**dict.fromkeys(BANDS, STRENGTH), "sample_truncation": TRUNCATION}
+# of a page that just opened; the strength of each band, that of all being a handle on the three
+LOOK = {"seeds": "1-8", **dict.fromkeys(BANDS, 1.0), "sample_truncation": 0.7}
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,10 @@ class PageEvents:
         session.recover_runs()
         changes, is_back = self._arrive(session), bool(session.form)
         if is_back:
-            for name, value in _form(session).items():
+            for name, value in (form := _form(session)).items():
                 props = changes[name].props if name in SETTINGS else {}
                 changes[name] = Change({**props, "value": value})
+            changes |= _strengths(**{band: form.get(band, LOOK[band]) for band in BANDS})
         yield {**changes, **_last_run(session), **_asked(link, is_back)}
 
     def choose(self, session: Session, generator) -> Iterator[dict]:
@@ -101,8 +105,7 @@ class PageEvents:
             chosen = self.choices.name_of(session.service)
             yield {"loading": refusal(error), "generator": chosen}
         else:
-            session.remember({"strength": 1.0})
-            yield {"loading": "", "strength": 1.0, **self._arrive(session)}
+            yield {"loading": "", **_at_full_strength(session), **self._arrive(session)}
 
     def _arrive(self, session: Session) -> dict:
         """The page as it suits a visitor's generator, without a run."""
@@ -131,7 +134,7 @@ class PageEvents:
         sessions.drop(session)
         session = sessions.come_back(visit.id, key, visit.address)
         session.service = service
-        return {"strength": 1.0, **self._arrive(session)}
+        return {**_at_full_strength(session), **self._arrive(session)}
 
     # A run
 
@@ -182,10 +185,9 @@ class PageEvents:
             failure = error
         if session.run is run:
             run.let_go_of_images()
-            session.remember({"strength": 1.0})
             yield {
                 **_last_run(session),
-                "strength": 1.0,
+                **_at_full_strength(session),
                 **self._look(session),
                 **_library(session),
             }
@@ -198,8 +200,13 @@ class PageEvents:
 
     # Looking
 
-    def look(self, session: Session, seeds, strength, sample_truncation) -> dict:
-        """Pairs of what the visitor looks at."""
+    def look(self, session: Session, **look) -> dict:
+        """Pairs of what the visitor looks at; `look` here and below: the fields of LOOK."""
+        return {"pairs": pairs(*session.explore(*_seen(look)))}
+
+    def even(self, session: Session, seeds, strength, sample_truncation) -> dict:
+        """Pairs at one strength of all resolutions."""
+        session.remember(dict.fromkeys(BANDS, strength))
         return {"pairs": pairs(*session.explore(seeds, strength, sample_truncation))}
 
     def _look(self, session: Session) -> dict:
@@ -210,45 +217,45 @@ class PageEvents:
         except BadInput:
             return self.look(session, **LOOK)
 
-    def more(self, session: Session, seeds, strength, sample_truncation) -> dict:
+    def more(self, session: Session, **look) -> dict:
         """The next eight seeds, and their pairs."""
-        last = max(session.explore(seeds, strength, sample_truncation)[0])
-        seeds = f"{last + 1}-{last + 8}"
-        session.remember({"seeds": seeds})
-        return {"seeds": seeds, **self.look(session, seeds, strength, sample_truncation)}
+        last = max(check_seeds(look["seeds"]))
+        look["seeds"] = f"{last + 1}-{last + 8}"
+        session.remember({"seeds": look["seeds"]})
+        return {"seeds": look["seeds"], **self.look(session, **look)}
 
-    def back(self, session: Session, snapshot, seeds, strength, sample_truncation) -> dict:
+    def back(self, session: Session, snapshot, **look) -> dict:
         """Pairs of a snapshot of the run, the first being 1."""
         session.back_to(check_number("snapshot", SNAPSHOT, snapshot))
-        return self.look(session, seeds, strength, sample_truncation)
+        return self.look(session, **look)
 
-    def strip(self, session: Session, seeds, sample_truncation) -> dict:
+    def strip(self, session: Session, **look) -> dict:
         """The images from the source to the domain."""
-        strip = page_grid(*session.strip(seeds, sample_truncation))
+        strip = page_grid(*session.strip(*_seen(look)))
         strip.save(path := session.shown("strip.png"))
         return {"strip": Change({"value": str(path), "visible": True})}
 
-    def film(self, session: Session, seeds, strength, sample_truncation) -> dict:
+    def film(self, session: Session, **look) -> dict:
         """The film of seeds and strengths."""
-        path = session.film(seeds, strength, sample_truncation)
+        path = session.film(*_seen(look))
         return {"film": Change({"value": str(path), "visible": True})}
 
     # Kept domains
 
-    def act(self, session: Session, event, seeds, strength, sample_truncation) -> dict:
+    def act(self, session: Session, event, **look) -> dict:
         """A card's button: open, on (open, and the next run starts there), forget."""
         event = event if isinstance(event, dict) else {}
         act, id = event.get("act"), event.get("id")
         session.forget(id) if act == "forget" else session.open(id)
-        changes = {**self.look(session, seeds, strength, sample_truncation), **_library(session)}
+        changes = {**self.look(session, **look), **_library(session)}
         if act == "on":
             changes["start"] = Change({**changes["start"].props, "value": id})
         return changes
 
-    def load(self, session: Session, load, seeds, strength, sample_truncation) -> dict:
+    def load(self, session: Session, load, **look) -> dict:
         """A domain file of the visitor's own."""
         session.load(load[0] if isinstance(load, list) and load else load)
-        return {**self.look(session, seeds, strength, sample_truncation), **_library(session)}
+        return {**self.look(session, **look), **_library(session)}
 
     def weigh(self, session: Session, chosen) -> dict:
         """A weight for each domain that is chosen, called by its name."""
@@ -258,15 +265,35 @@ class PageEvents:
         shown += [Change({"visible": False})] * (MAX_MIX - len(shown))
         return dict(zip(WEIGHTS, shown))
 
-    def mix(self, session: Session, seeds, strength, sample_truncation, chosen, **weights) -> dict:
+    def mix(self, session: Session, chosen, **fields) -> dict:
         """A mix of kept domains."""
-        session.mix(chosen, [weights.get(name) for name in WEIGHTS])
-        return {**self.look(session, seeds, strength, sample_truncation), **_library(session)}
+        session.mix(chosen, [fields.get(name) for name in WEIGHTS])
+        return {**self.look(session, **fields), **_library(session)}
 
-    def keep_mix(self, session: Session) -> dict:
-        """The mix as a domain of its own."""
-        session.keep_mix()
-        return _library(session)
+    def keep_mix(self, session: Session, **look) -> dict:
+        """What is shown as a domain of its own, which is shown at full strength from then on."""
+        _, strength, _ = _seen(look)
+        session.keep_mix(strength)
+        return {**_at_full_strength(session), **_library(session)}
+
+
+def _seen(look: dict) -> tuple:
+    """Seeds, strength and truncation of the fields of LOOK, which may hold anything."""
+    return look["seeds"], {band: look[band] for band in BANDS}, look["sample_truncation"]
+
+
+def _strengths(**bands) -> dict:
+    """The strengths of the page by what each band's is; they unfold where they differ."""
+    strength = Strength(**bands)
+    fold = {} if strength.is_even else {"by_resolution": Change({"open": True})}
+    return {"strength": round(strength.mean, 2), **bands, **fold}
+
+
+def _at_full_strength(session: Session) -> dict:
+    """The strengths as on a page that just opened, and noted so."""
+    bands = dict.fromkeys(BANDS, 1.0)
+    session.remember(bands)
+    return _strengths(**bands)
 
 
 def _form(session: Session) -> dict:

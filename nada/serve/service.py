@@ -37,6 +37,7 @@ from nada.serve.validate import (
     check_job,
     check_number,
     check_seeds,
+    check_strength,
     check_weights,
 )
 from nada.serve.worker import Blend, Worker
@@ -135,7 +136,7 @@ class Service:
     def sample(self, seeds, domain_file, strength, truncation) -> Tensor:
         """Images of seeds, by the base or by an uploaded domain at some strength."""
         seeds = check_seeds(seeds)
-        strength = check_number("strength", STRENGTH, strength)
+        strength = check_strength("strength", STRENGTH, strength)
         truncation = check_number("truncation", TRUNCATION, truncation)
         if domain_file is None:
             return self.draw((), seeds, truncation)

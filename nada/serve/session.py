@@ -13,14 +13,14 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nada.delta import Delta
+from nada.delta import Delta, Strength
 from nada.film import visits, write_mp4
 from nada.formats.files import written_whole
 from nada.formats.messages import quote
@@ -36,6 +36,7 @@ from nada.serve.validate import (
     BadInput,
     check_number,
     check_seeds,
+    check_strength,
     check_weights,
 )
 from nada.serve.worker import Blend
@@ -137,7 +138,11 @@ class Session:
         """Write down what a restarted server needs to know, if there is anything to come back to;
         what was written earlier is left where the disk is full."""
         ids = {domain.path: domain.id for domain in self.domains}
-        looked_at = [[ids[path], weight] for path, weight in self.looked_at if path in ids]
+        looked_at = [
+            (ids[path], asdict(weight) if isinstance(weight, Strength) else weight)
+            for path, weight in self.looked_at
+            if path in ids
+        ]
         state = json.dumps({"form": self.form, "looked_at": looked_at})
         if self.folder.is_dir():
             with contextlib.suppress(OSError), written_whole(self.folder / STATE) as path:
@@ -162,8 +167,12 @@ class Session:
             with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
                 state = json.loads((self.folder / STATE).read_text())
                 self.remember(dict(state["form"]))
-                parts = [(self.domains.get(id), float(weight)) for id, weight in state["looked_at"]]
-                self.look_at([(domain.path, weight) for domain, weight in parts if domain])
+                parts = [(self.domains.get(id), weight) for id, weight in state["looked_at"]]
+                self.look_at(
+                    (domain.path, Strength(**weight) if isinstance(weight, dict) else float(weight))
+                    for domain, weight in parts
+                    if domain
+                )
 
     def recover_runs(self) -> None:
         """Keep what runs made that an earlier server did not end, with its generator at hand; where
@@ -320,11 +329,12 @@ class Session:
         paths = [self.service.check_fits(self._kept(id)).path for id in ids]
         self.look_at(zip(paths, check_weights(len(paths), list(weights)[: len(paths)])))
 
-    def keep_mix(self) -> None:
-        """Keep what is looked at as a domain of its own."""
+    def keep_mix(self, strength) -> None:
+        """Keep what is looked at, at the strength that is shown, as a domain of its own."""
+        strength = Strength.of(check_strength("strength", STRENGTH, strength))
         if not self.looked_at:
             raise BadInput("domains", "There is nothing to keep yet: adapt, or open a domain.")
-        self.look_at([(self.keep(self.service.mixed(self.looked_at)).path, 1.0)])
+        self.look_at([(self.keep(self.service.mixed(self._at(strength))).path, 1.0)])
         self.save()
 
     def _kept(self, id) -> KeptDomain:
@@ -338,27 +348,31 @@ class Session:
     def explore(self, seeds, strength, truncation) -> tuple[list[int], Tensor, Tensor | None]:
         """Seeds, and their images before and after; None where no domain is looked at."""
         seeds = check_seeds(seeds)
-        strength = check_number("strength", STRENGTH, strength)
+        strength = Strength.of(check_strength("strength", STRENGTH, strength))
         truncation = check_number("truncation", TRUNCATION, truncation)
         before = self.service.frozen(tuple(seeds), truncation)
         if not self.looked_at:
             return seeds, before, None
         return seeds, before, self.service.draw(self._at(strength), seeds, truncation)
 
-    def strip(self, seeds, truncation) -> tuple[Tensor, int]:
-        """Images of the first seeds at the strengths of STRIP, row by row, and the columns."""
+    def strip(self, seeds, strength, truncation) -> tuple[Tensor, int]:
+        """Images of the first seeds at the strengths of STRIP, row by row, and the columns.
+
+        STRIP is of the largest of coarse, middle and fine; the others keep their proportion to it.
+        """
         seeds = check_seeds(seeds)[:FILM_SEEDS]
+        strength = Strength.of(check_strength("strength", STRENGTH, strength))
         truncation = check_number("truncation", TRUNCATION, truncation)
-        blends = [self._at(strength) for strength in STRIP]
+        blends = [self._at(strength.scaled() * share) for share in STRIP]
         columns = [self.service.draw(parts, seeds, truncation) for parts in blends]
         return torch.stack(columns, dim=1).flatten(0, 1), len(STRIP)
 
     def film(self, seeds, strength, truncation) -> Path:
         """An mp4 that wanders between the first seeds and their strengths."""
         seeds = check_seeds(seeds)[:FILM_SEEDS]
-        strength = check_number("strength", STRENGTH, strength) or 1.0
+        strength = check_strength("strength", STRENGTH, strength) or 1.0
         truncation = check_number("truncation", TRUNCATION, truncation)
-        worker, parts = self.service.worker, self._at(1.0)
+        worker, parts = self.service.worker, self._at(Strength.of(1.0))
         between = 12 if worker.models().generator.size <= 256 else 6
         frames = worker.film(
             parts, visits(seeds, strength), between=between, truncation_psi=truncation
@@ -366,7 +380,7 @@ class Session:
         write_mp4(frames, path := self.shown("film.mp4"))
         return path
 
-    def _at(self, strength: float) -> Blend:
+    def _at(self, strength: Strength) -> Blend:
         """What is looked at, at some strength."""
         if not self.looked_at:
             raise BadInput("domains", "There is no domain yet: adapt first, or load a domain file.")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nada.adapt import DivergedError
 from nada.clip import CLIP, PromptError
-from nada.delta import Delta, DeltaError
+from nada.delta import BANDS, Delta, DeltaError, Strength, Weight
 from nada.formats.messages import plain, quote, quote_all
 from nada.memory import TooLittleMemory
 from nada.presets import SERVED, Preset
@@ -78,6 +78,25 @@ def check_number(name: str, setting: Setting, value) -> int | float:
     if whole and value != int(value):
         raise BadInput(name, f"{setting.label} is {quote(value)}; a whole number was expected.")
     return int(value) if whole else float(value)
+
+
+def check_strength(name: str, setting: Setting, value) -> Weight:
+    """The value as a number of the setting's kind, or as a strength by resolution where it is an
+    object with a number each for coarse, middle and fine.
+
+    Raises:
+        BadInput: it is neither, or a number lies outside the bounds for visitors.
+    """
+    if not isinstance(value, dict):
+        return check_number(name, setting, value)
+    if value.keys() != set(BANDS):
+        raise BadInput(
+            name,
+            f"{setting.label} is {quote(value)}; give a number, or an object with one each for "
+            f"{', '.join(BANDS)}.",
+        )
+    labels = {band: replace(setting, label=f"{setting.label} ({band})") for band in BANDS}
+    return Strength(**{band: check_number(name, labels[band], value[band]) for band in BANDS})
 
 
 def check_setting(name: str, value):
@@ -171,8 +190,9 @@ def check_domain(field: str, upload) -> Delta:
         raise BadInput(field, str(error)) from error
 
 
-def check_weights(count: int, weights) -> list[float]:
-    """One weight per domain, from a list of numbers or text such as "0.5, 0.5"; None: equal shares.
+def check_weights(count: int, weights) -> list[Weight]:
+    """One weight per domain, from a list of what `check_strength` takes, or text such as
+    "0.5, 0.5"; None: equal shares.
 
     BadInput for anything else.
     """
@@ -189,4 +209,4 @@ def check_weights(count: int, weights) -> list[float]:
         raise BadInput(
             "weights", f"The weights are {quote(weights)}; give {count}, one for each domain."
         )
-    return [check_number("weights", WEIGHT, weight) for weight in weights]
+    return [check_strength("weights", WEIGHT, weight) for weight in weights]

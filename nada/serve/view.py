@@ -12,6 +12,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from nada.delta import BANDS
+from nada.facts import blend_weight
 from nada.presets import SERVED
 from nada.serve.domains import KeptDomain
 from nada.serve.images import data_urls
@@ -152,6 +154,7 @@ def _card(domain: KeptDomain, is_open: bool) -> dict:
         "prompts": f"{facts['source']} → {domain.title}" if "source" in facts else domain.title,
         "seed": facts.get("config", {}).get("seed"),
         "steps": facts.get("steps_done"),
+        **_weights(facts.get("blend", ())),
         "settings": _settings(facts),
         **{name: _measure(facts.get(name)) for name in ("loss", "quality", "diversity")},
         "layers": ", ".join(facts.get("layers", ())) or None,
@@ -164,6 +167,16 @@ def _card(domain: KeptDomain, is_open: bool) -> dict:
         "facts": {name: str(line)[:200] for name, line in lines.items() if line is not None},
         "thumbnails": list(domain.thumbnails),
     }
+
+
+def _weights(parts: Sequence[dict]) -> dict[str, str]:
+    """What was mixed, as far as its file has it: one line, or one each of BANDS where they
+    differ."""
+    weights = [weight for weight in map(blend_weight, parts) if weight is not None]
+    lines = {band: " + ".join(f"{getattr(w, band):g}" for w in weights) for band in BANDS}
+    if any(not weight.is_even for weight in weights):
+        return lines
+    return {"weights": lines["coarse"]} if weights else {}
 
 
 def _measure(value: float | None) -> str | None:

@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nada.delta import Delta, blend
+from nada.delta import Delta, Weight, blend
 from nada.film import Key, frames
 from nada.presets import Preset, preset_for
 from nada.sample import sample
 from nada.serve.jobs import Job, LoadModels, StopFile, TrainingEvent, train
 from nada.serve.models import LENT, STORE, Download, Loaded, Options, ServedModels, load_models
 
-Blend = Sequence[tuple[Path, float]]  # domain files and their weights; none is the base itself
+Blend = Sequence[tuple[Path, Weight]]  # domain files and their weights; none is the base itself
 
 
 # The work, beside `nada.serve.jobs.train`: functions of a module, called with plain data, so that
