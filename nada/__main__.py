@@ -505,7 +505,8 @@ def run_domain(args: argparse.Namespace) -> int:
     """Read, print."""
     delta, base = Delta.load(args.file), load_generator(args.generator)
     facts = describe(delta, fits(delta, base, fingerprint(base)))
-    told = facts | {"blend": blend_line(facts["blend"])} if facts["blend"] else facts
+    parts = facts.get("blend")
+    told = facts | {"blend": blend_line(parts)} if parts else facts
     lines = "\n".join(f"{name}: {value}" for name, value in told.items() if value is not None)
     _say(args.json, lines, facts)
     return 0
