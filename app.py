@@ -200,7 +200,7 @@ def lay_out(choices: GeneratorChoices) -> dict:
     with gr.Tabs(elem_id="more-part"):
         parts |= {**library_part(), **film_part()}
     parts |= {name: gr.Textbox(visible=False) for name in ("key", "link")}  # see page.js
-    return {**parts, "foot": gr.HTML(elem_id="foot")}
+    return {**parts, "taken": component("taken", elem_id="taken"), "foot": gr.HTML(elem_id="foot")}
 
 
 def wire(blocks: gr.Blocks, parts: dict, choices: GeneratorChoices) -> None:
@@ -211,7 +211,7 @@ def wire(blocks: gr.Blocks, parts: dict, choices: GeneratorChoices) -> None:
     wire_images(on, parts, events)
     wire_domains(on, parts, events)
 
-    arrived = ["generator", "foot", *RESULT, "strip", "film", *SETTINGS]
+    arrived = ["generator", "taken", "foot", *RESULT, "strip", "film", *SETTINGS]
     arrived += [f"examples_{base}" for base in choices.bases]
     on(parts["generator"].input, events.choose, ["generator"], ["loading", *arrived], **UNSEEN)
     found = [*arrived, *FORM[:2], *DRAWN, "by_resolution"]

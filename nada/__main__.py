@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nada.adapt import DivergedError, Progress, adapt
-from nada.checkpoint import fingerprint, load_generator, save_generator
+from nada.checkpoint import fingerprint, load_generator, read_generator, save_generator
 from nada.clip import Encoder, load_clips
 from nada.convert import SUFFIXES, add_convert
 from nada.delta import Delta, Strength, Weight, blend, diff, fits
@@ -39,6 +39,7 @@ from nada.facts import (
     describe,
     file_facts,
     file_name,
+    generator_facts,
     measured_facts,
     run_facts,
 )
@@ -242,7 +243,10 @@ def run_adapt(args: argparse.Namespace) -> int:
     """Train, show progress, save the domain; also after Ctrl-C, divergence, an error."""
     suited, out = chosen(args), place(args, file_name(args.target), DOMAIN)
     device = pick_device(args.device)
-    frozen, clips = load_generator(args.generator, device), load_clips(suited.clip, device)
+    source = locate(args.generator)
+    (frozen, origin), clips = read_generator(source.path), load_clips(suited.clip, device)
+    origin.warn()
+    frozen = frozen.to(device)
     preset = suited.preset if args.k is not None else suited.preset.fitted(frozen)
     preset, plan = fit_preset(frozen, clips, preset)
     loss, select = prepare(clips, args.target, preset)
@@ -260,6 +264,7 @@ def run_adapt(args: argparse.Namespace) -> int:
             return status or stop.status
         stop.hold()
         facts = run_facts(clips, args.target, preset, progress)
+        facts |= generator_facts(source.name, origin)
         facts |= measures(trainable, clips[0], args.target)
         out = keep(diff(frozen, trainable, facts), out, args.overwrite, stop)
     _say(args.json, f"{progress}\nSaved {out}.", {"out": str(out), "steps_done": progress.step})

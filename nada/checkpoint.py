@@ -9,7 +9,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from nada.formats.files import (
 )
 from nada.formats.hub import Report
 from nada.formats.messages import brief
+from nada.formats.remarks import Remark, remark
 from nada.formats.slices import LazyTensor
 from nada.generator import Generator, GeneratorConfig, blur_kernel
 
@@ -35,11 +36,12 @@ __all__ = [
     "CHECKPOINTS",
     "CheckpointError",
     "Contents",
+    "Origin",
     "architecture",
-    "doubts",
     "fingerprint",
     "load_generator",
     "read_contents",
+    "read_generator",
     "save_generator",
     "sha256",
     "write_safetensors",
@@ -76,6 +78,48 @@ def load_generator(
         CheckpointError: no such file, or no StyleGAN2 generator in it.
     """
     path = locate(source, revision, sha256, progress).path
+    generator, origin = read_generator(path)
+    origin.warn(stacklevel=3)
+    return generator.to(device)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a generator was read from.
+
+    Args:
+        file: its name.
+        used: what kind of file it is, and which of its generators was taken.
+        notes: what is unusual about it.
+        doubts: what may make its images others than those of the program that wrote it, without
+            being sure.
+        beside: what else lies in the file, by the names of its first level.
+    """
+
+    file: str
+    used: tuple[Remark, ...]
+    notes: tuple[Remark, ...]
+    doubts: tuple[Remark, ...]
+    beside: tuple[str, ...]
+
+    def facts(self) -> dict:
+        """What was taken and what is unusual, in English, as JSON can hold it."""
+        unusual = [str(one) for one in (*self.notes, *self.doubts)]
+        return {"used": " ".join(map(str, self.used)), "unusual": unusual}
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Warn of each doubt."""
+        for doubt in self.doubts:
+            warnings.warn(f"{self.file}: {doubt}.", stacklevel=stacklevel)
+
+
+def read_generator(path: Path) -> tuple[Generator, Origin]:
+    """The generator in a file, as `load_generator` gives it, on the CPU; and what is to be said of
+    the file.
+
+    Raises:
+        CheckpointError: no StyleGAN2 generator in it.
+    """
     with read_contents(path) as contents:
         try:
             generator = _build(contents, path.stat().st_size)
@@ -83,11 +127,11 @@ def load_generator(
                 generator.update_mean_latent()
             else:
                 generator.mean_latent.copy_(mean)
-            for doubt in doubts(contents, generator.config):
-                warnings.warn(f"{path.name}: {doubt}.", stacklevel=2)
+            doubts = _doubts(contents, generator.config)
         except ValueError as error:
             raise CheckpointError(f"{path.name}: {error}") from error
-    return generator.eval().requires_grad_(False).to(device)
+    origin = Origin(path.name, contents.used, contents.notes, doubts, contents.top)
+    return generator.eval().requires_grad_(False), origin
 
 
 def save_generator(
@@ -169,21 +213,15 @@ def architecture(contents: Contents, size: int) -> GeneratorConfig:
     return config
 
 
-def doubts(contents: Contents, config: GeneratorConfig) -> list[str]:
+def _doubts(contents: Contents, config: GeneratorConfig) -> tuple[Remark, ...]:
     """What may make the images others than its own program's, and no shape or name can tell."""
     found = list(contents.doubts)
     spread = contents.state["style.1.weight"].read().float().square().mean().sqrt().item()
     if not SMALLEST_SCALE < spread < LARGEST_SCALE:
-        found.append(
-            f"the mapping's weights are of size {spread:.2g}, and those of StyleGAN2 around 100, "
-            "since its learning-rate multiplier of 0.01 is part of the layer; if the program that "
-            "wrote it has another multiplier, its images are others"
-        )
+        found.append(remark("unclear_rate", size=f"{spread:.2g}"))
     if _has_differing_rows(contents.latent_avg, config):
-        found.append(
-            "its mean latent differs from layer to layer; the mean of mapped z is computed instead"
-        )
-    return found
+        found.append(remark("several_means"))
+    return tuple(found)
 
 
 def _build(contents: Contents, size: int) -> Generator:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from nada.checkpoint import load_generator, read_contents, save_generator
+from nada.checkpoint import load_generator, read_generator, save_generator
 from nada.formats.catalogue import locate
 from nada.formats.files import check_place, file_digest
 from nada.formats.messages import json_line
@@ -47,14 +47,10 @@ def run_convert(args: argparse.Namespace) -> int:
     check_place(args.out, SUFFIXES, args.overwrite)
     device = pick_device(args.device)
     place = locate(args.generator, args.revision, args.sha256)
-    with read_contents(place.path) as contents:
-        layout, notes = contents.layout, list(contents.notes)
-    generator = load_generator(place, device)
+    generator, origin = read_generator(place.path)
+    generator, told = generator.to(device), origin.facts()
     if generator.config.clamp is not None:
-        notes.append(
-            f"features are cut off at ± {generator.config.clamp:g}, kept as 'conv_clamp', which "
-            "other programs do not heed"
-        )
+        told["unusual"].append("that is kept as 'conv_clamp', which other programs do not heed")
     dtype = torch.float16 if args.half else torch.float32
     entry = place.entry
     terms = {"licence": entry.licence, "aligned": entry.aligned} if entry else {}
@@ -62,8 +58,7 @@ def run_convert(args: argparse.Namespace) -> int:
     report = {
         "source": str(place),
         **terms,
-        "layout": layout,
-        "notes": notes,
+        **told,
         "size": generator.size,
         "out": str(args.out),
         "sha256": file_digest(args.out),
@@ -80,9 +75,9 @@ def sentences(report: dict) -> str:
         for name, title in (("aligned", "Pictures"), ("licence", "Licence"))
         if name in report
     )
-    notes = "".join(f"Note: {note}.\n" for note in report["notes"])
+    notes = "".join(f"Note: {note}.\n" for note in report["unusual"])
     return (
-        f"Read {report['source']}: {report['layout']}; {report['size']} pixels.\n"
+        f"Read {report['source']}: {report['used']}; {report['size']} pixels.\n"
         f"{notes}{terms}Saved {report['out']}, sha256 {report['sha256']}.\n"
         f"Over {len(PARITY_SEEDS)} seeds the pictures differ by {report['parity']:.2g} at most, "
         "of a range of 2."

@@ -6,7 +6,6 @@ The facts are a domain file's metadata (`nada.delta.Delta.metadata`). Anyone may
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 from nada.adapt import Progress
-from nada.checkpoint import doubts, fingerprint, load_generator, read_contents
+from nada.checkpoint import Origin, fingerprint, read_generator
 from nada.clip import Encoder, load_clip
 from nada.delta import Delta, Strength, Weight
 from nada.formats.messages import quote_all
@@ -48,6 +47,12 @@ def run_facts(clips: Sequence[Encoder], target: str, preset: Preset, progress: P
         "loss": progress.loss,
         "seconds": round(progress.seconds, 2),
     }
+
+
+def generator_facts(name: str, origin: Origin) -> dict:
+    """The generator that a domain was made from: its file's name, what of it was taken, and what
+    is unusual there."""
+    return {"generator": {"name": name, **origin.facts()}}
 
 
 def measured_facts(generator: Generator, clip: Encoder, target: str) -> dict[str, float]:
@@ -113,7 +118,7 @@ def describe(delta: Delta, fits: bool) -> dict:
     """
     facts = delta.metadata
     names = ("source", "target", "method", "k", "layers", "steps_done", "loss", "quality",
-             "diversity", "seconds", "clip", "started_from")  # fmt: skip
+             "diversity", "seconds", "clip", "started_from", "generator")  # fmt: skip
     config = facts.get("config", {})
     return {
         "title": title(facts),
@@ -174,27 +179,22 @@ def file_facts(path: Path) -> dict:
 
 
 def _generator_facts(path: Path) -> dict:
-    with read_contents(path) as contents, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the doubts, which are told here
-        generator = load_generator(path)
-        config, unusual = generator.config, [*contents.notes, *doubts(contents, generator.config)]
-        if contents.latent_avg is None:
-            unusual.append("it has no mean latent, which is computed from 4096 z")
-        if config.clamp is not None:
-            unusual.append(f"features are cut off at ± {config.clamp:g}, as NVIDIA's program does")
-        return {
-            "kind": "generator",
-            "used": contents.layout,
-            "size": config.size,
-            "z": config.z_dim,
-            "w": config.w_dim,
-            "mapping_layers": config.mapping_layers,
-            "channels": list(config.channels),
-            "parameters": sum(weight.numel() for weight in generator.parameters()),
-            "fingerprint": fingerprint(generator),
-            "beside": list(contents.top),
-            "unusual": unusual,
-        }
+    generator, origin = read_generator(path)
+    config = generator.config
+    told = origin.facts()
+    return {
+        "kind": "generator",
+        "used": told["used"],
+        "size": config.size,
+        "z": config.z_dim,
+        "w": config.w_dim,
+        "mapping_layers": config.mapping_layers,
+        "channels": list(config.channels),
+        "parameters": sum(weight.numel() for weight in generator.parameters()),
+        "fingerprint": fingerprint(generator),
+        "beside": list(origin.beside),
+        "unusual": told["unusual"],
+    }
 
 
 def _domain_facts(path: Path) -> dict:

@@ -693,7 +693,8 @@ def test_a_conversion_tells_of_a_clamp(tmp_path, native, capsys):
     out = ["--generator", str(tmp_path / "n.pkl"), "--out", str(tmp_path / "g.pt")]
     assert main(["convert", *out]) == 0
     said = capsys.readouterr().out
-    assert "Note: features are cut off at ± 2.5, kept as 'conv_clamp'" in said
+    assert "Note: features are cut off at ± 2.5, as NVIDIA's program does.\n" in said
+    assert "Note: that is kept as 'conv_clamp'" in said
     assert "differ by 0 at most" in said
 
 

@@ -16,12 +16,13 @@ from playwright.sync_api import expect
 
 from nada.__main__ import main
 from nada.adapt import Progress
-from nada.checkpoint import fingerprint, save_generator, sha256, write_safetensors
+from nada.checkpoint import Origin, fingerprint, save_generator, sha256, write_safetensors
 from nada.clip import save_clip
 from nada.delta import FORMAT, LARGEST, MAX_TENSORS, Delta, DeltaError, blend, fits
-from nada.facts import describe, run_facts, unusual
+from nada.facts import describe, generator_facts, run_facts, unusual
 from nada.formats.messages import plain, quote
 from nada.formats.metadata import KINDS, MAX_LENGTH, read_metadata, write_metadata
+from nada.formats.remarks import remark
 from nada.presets import PRESETS
 from nada.sample import ImageError
 from nada.serve.domains import KeptDomain, KeptDomains
@@ -37,6 +38,7 @@ from tests.served import WORDS
 BASE = tiny_generator().half().float()  # what tests/served.py serves, from a file of half floats
 OWN = fingerprint(BASE)
 BIAS = "convs.2.activate.bias"
+PARTS = ("config", "guidance", "generator")  # facts that have parts
 ATTACK = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 RIGHT_TO_LEFT = "\u202egpj.exe\u2066\u200f"
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31mred\x00\x7f"
@@ -73,7 +75,7 @@ def facts(**values) -> dict:
 def filled(value) -> dict:
     """`value` in place of each fact, and of each part of one."""
     names = {name: value for name in KINDS}
-    parts = {name: dict.fromkeys(KINDS[name], value) for name in ("config", "guidance")}
+    parts = {name: dict.fromkeys(KINDS[name], value) for name in PARTS}
     blend = [dict.fromkeys(KINDS["blend"][0], value)]
     return {"text": json.dumps({**names, **parts, "blend": blend})}
 
@@ -194,7 +196,7 @@ def test_what_does_not_fit_is_read_and_known_not_to_fit(name, tmp_path):
 
 @pytest.mark.parametrize("value", [5, 0.5, "x", [], ["x"], [5], {}, {"a": 1}, None, True, 2e9])
 def test_a_known_fact_is_of_its_kind_or_not_there(value):
-    parts = {name: KINDS[name] for name in ("config", "guidance")} | {"blend": KINDS["blend"][0]}
+    parts = {name: KINDS[name] for name in PARTS} | {"blend": KINDS["blend"][0]}
     for name, kind in KINDS.items():
         read = read_metadata(json.dumps({name: value, "other": value}))
         assert read["other"] == value and (name not in read or of_kind(read[name], kind))
@@ -218,6 +220,8 @@ def of_kind(value, kind) -> bool:
 def test_what_our_own_runs_say_is_read_as_it_was_written(preset, clip_tiny):
     progress = Progress(60, 60, 0.5, {}, ("conv1", "convs.0"), 0.1, 12.5, 0.0)
     own = run_facts([clip_tiny], "пожилой zombie 🧟", PRESETS[preset], progress)
+    origin = Origin("g.pt", (remark("clamp", clamp=2),), (), (remark("no_noise"),), ("g",))
+    own |= generator_facts("org/repo:g.pt", origin)
     own = json.loads(json.dumps(own | {"quality": 0.25, "diversity": 0.5, "started_from": "elf"}))
     assert read_metadata(json.dumps(own)) == own
     assert write_metadata(own) == json.dumps(own, sort_keys=True)

@@ -118,7 +118,7 @@ def test_what_is_unusual_is_said(tmp_path):
     with read_contents(written(tmp_path, gs)) as contents:
         assert contents.layout.endswith(f"NVIDIA's Gs: {len(made)} variables, none left over")
         (noise,) = contents.notes
-    assert "it has no noise" in noise
+    assert "made without noise" in str(noise)
     with pytest.warns(UserWarning, match="nobody here knows its options 'swirl'"):
         load_generator(tmp_path / "network-final.pkl")
 
@@ -130,7 +130,7 @@ def test_by_the_command_line(tmp_path, capsys):
     convert = ["convert", "--generator", str(path), "--out", str(out), "--device", "cpu", "--json"]
     assert main(convert) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["parity"] == 0 and "NVIDIA's Gs" in report["layout"]
+    assert report["parity"] == 0 and "NVIDIA's Gs" in report["used"]
     assert_same_images(load_generator(out), made, CONFIG_F)
     assert main(["info", str(path)]) == 0
     said = capsys.readouterr().out

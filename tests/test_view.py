@@ -12,6 +12,7 @@ FACTS = {
     "layers": ["conv1", "convs.0"], "method": "gradient", "k": 2, "started_from": "elf",
     "config": {"seed": 7, "batch": 8, "lr": 0.006},
     "guidance": {"directional": 1.0, "global_": 0.5, "in_domain": 0.0},
+    "generator": {"name": "g.pt", "used": "a PyTorch file with 'g_ema'", "unusual": []},
 }  # fmt: skip
 
 
@@ -30,6 +31,8 @@ def test_a_card_tells_prompts_seed_settings_layers_measures_and_base():
         "quality": "0.625",
         "layers": "conv1, convs.0",
         "base": "b" * 12,
+        "generator": "g.pt",
+        "used": "a PyTorch file with 'g_ema'",
     }
 
 

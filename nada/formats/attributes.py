@@ -12,6 +12,7 @@ from dataclasses import replace
 from nada.formats.files import CheckpointError
 from nada.formats.messages import brief
 from nada.formats.pickles import ForeignObject
+from nada.formats.remarks import Remark, remark
 from nada.formats.search import Found
 from nada.formats.slices import LazyTensor
 from nada.generator import MAPPING_LR
@@ -44,9 +45,9 @@ def refuse_unusual(found: Found) -> None:
             )
 
 
-def at_usual_rates(found: Found) -> tuple[dict[str, LazyTensor], list[str]]:
+def at_usual_rates(found: Found) -> tuple[dict[str, LazyTensor], list[Remark]]:
     """The tensors, those of layers with another learning-rate multiplier scaled to the usual one,
-    which draws the same images; and a note where that was done."""
+    which draws the same images; and a remark where that was done."""
     tensors, rates = dict(found.tensors), set()
     for name, attribute, rate in _attributes(found, "lr_mul", "bias_gain", "lr_multiplier"):
         usual = MAPPING_LR if MAPPING.fullmatch(name) else 1.0 if AFFINE.fullmatch(name) else None
@@ -63,8 +64,7 @@ def at_usual_rates(found: Found) -> tuple[dict[str, LazyTensor], list[str]]:
                 if part in tensors:
                     tensors[part] = _scaled(tensors[part], rate / usual)
     listed = ", ".join(f"{rate:g}" for rate in sorted(rates)[:3])
-    note = f"layers with a learning-rate multiplier of {listed} were scaled to the usual one"
-    return tensors, [note] if rates else []
+    return tensors, [remark("layer_rates", rates=listed)] if rates else []
 
 
 def clamp_of(found: Found) -> float | None:

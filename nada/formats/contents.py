@@ -7,7 +7,7 @@ ours, or NVIDIA's); `nada.formats.search` finds the generator between the two.
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,9 +19,10 @@ from nada.formats.attributes import at_usual_rates, clamp_of, refuse_unusual
 from nada.formats.files import CheckpointError, check_header, refuse_stand_ins
 from nada.formats.messages import brief, first_line
 from nada.formats.metadata import FORMAT
-from nada.formats.nvidia import translate
+from nada.formats.nvidia import Translated, translate
 from nada.formats.pickles import reading_pickle
 from nada.formats.recognised import refuse, refuse_domain
+from nada.formats.remarks import Remark, remark
 from nada.formats.search import NVIDIA, Found, Listing, find_generator, list_tensors
 from nada.formats.slices import LazyTensor
 
@@ -37,11 +38,6 @@ TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # of safetensors
-UNCLEAR_CLAMP = (
-    "a plain state dict does not say whether NVIDIA's program cuts features off (conv_clamp, which "
-    "it does at 256 where it trained in half precision); none is assumed, and convert their pickle "
-    "to be sure"
-)
 MOST_TOLD = 30  # names of what lies beside a generator
 PACKED = {
     b"\x1f\x8b": "gzip",
@@ -64,20 +60,25 @@ class Contents:
     Args:
         state: the state dict, in our names.
         latent_avg: [w_dim], or one such row for each layer, or None where the file has none.
-        layout: what kind of file it is, and what of it was taken, in words.
+        used: what kind of file it is, and what of it was taken.
         clamp: where features are cut off (`GeneratorConfig.clamp`), or None.
-        notes: what is unusual about it, in words.
+        notes: what is unusual about it.
         doubts: what may make its images others than those of the program that wrote it.
         top: what else lies in the file, by the names of its first level.
     """
 
     state: Mapping[str, LazyTensor]
     latent_avg: object
-    layout: str
+    used: tuple[Remark, ...]
     clamp: float | None = None
-    notes: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
+    doubts: tuple[Remark, ...] = ()
     top: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> str:
+        """What it is and what of it was taken, in English."""
+        return " ".join(map(str, self.used))
 
 
 @contextmanager
@@ -95,12 +96,12 @@ def read_contents(path: Path) -> Iterator[Contents]:
         with _named(path):
             if metadata.get("format") == FORMAT:
                 refuse_domain()
-            contents = _generator(state, "a safetensors file")
+            contents = _generator(state, "safetensors")
         yield contents
         return
     with reading_pickle(path) as pickled:
         with _named(path):
-            contents = _generator(pickled, "a PyTorch file")
+            contents = _generator(pickled, "PyTorch")
         yield contents
 
 
@@ -138,30 +139,41 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix.lower() == ".safetensors" and not head.startswith((b"PK", b"\x80"))
 
 
-def _generator(data: object, kind: str) -> Contents:
-    """The generator in what was read from a file of some kind."""
+def _generator(data: object, format: str) -> Contents:
+    """The generator in what was read from a file of some format."""
     if tensorflow.holds_networks(data):
         ours = tensorflow.translate(data)
-        layout = f"a TensorFlow pickle with NVIDIA's {ours.uses}"
-        top = tensorflow.network_names(data)
-        return Contents(ours.state, ours.mean, layout, ours.clamp, ours.notes, ours.doubts, top)
+        return _contents(ours, (ours.used,), tensorflow.network_names(data))
     listing = list_tensors(data)
     found = find_generator(listing)
     if found is None:
         refuse(listing)
     if found.spelling == NVIDIA:
-        ours = translate(found)
-        state, mean, clamp, notes = ours.state, ours.mean, ours.clamp, ours.notes
-        doubts = () if found.modules or found.clamp else (UNCLEAR_CLAMP,)
-        layout = f"{kind} with NVIDIA's {found.name or 'names'}: {ours.uses}"
+        ours = translate(found, format)
+        if not (found.modules or found.clamp):
+            ours = replace(ours, doubts=(remark("unclear_clamp"),))
     else:
-        refuse_unusual(found)
-        state, rates = at_usual_rates(found)
-        mean, clamp, notes, doubts = found.mean, _clamp(found), tuple(rates), ()
-        layout = f"{kind} with {found.name!r}" if found.name else f"{kind} of one state dict"
-    return Contents(
-        state, mean, layout + _passed_over(found), clamp, notes, doubts, _beside(listing, found)
-    )
+        ours = _as_it_is(found, format)
+    return _contents(ours, (ours.used, *_left_aside(found)), _beside(listing, found))
+
+
+def _as_it_is(found: Found, format: str) -> Translated:
+    """A generator that has our names."""
+    refuse_unusual(found)
+    state, rates = at_usual_rates(found)
+    used = remark("state_dict", format=format)
+    if found.name:
+        used = remark("named", format=format, name=repr(found.name))
+    return Translated(state, found.mean, _clamp(found), used, tuple(rates))
+
+
+def _contents(ours: Translated, used: tuple[Remark, ...], top: tuple[str, ...]) -> Contents:
+    notes = list(ours.notes)
+    if ours.mean is None:
+        notes.append(remark("no_mean"))
+    if ours.clamp is not None:
+        notes.append(remark("clamp", clamp=f"{ours.clamp:g}"))
+    return Contents(ours.state, ours.mean, used, ours.clamp, tuple(notes), ours.doubts, top)
 
 
 def _clamp(found: Found) -> float | None:
@@ -178,10 +190,10 @@ def _clamp(found: Found) -> float | None:
     return clamp
 
 
-def _passed_over(found: Found) -> str:
-    """Which other generators there are, in words."""
+def _left_aside(found: Found) -> list[Remark]:
+    """Which other generators there are."""
     names = [brief(prefix.rstrip(".") or "the rest") for prefix in found.others[:3]]
-    return f" ({', '.join(names)} left aside)" if names else ""
+    return [remark("left_aside", names=", ".join(names))] if names else []
 
 
 def _beside(listing: Listing, found: Found) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ KINDS = {
     "layers": [str],
     "config": {"seed": int, "batch": int, "lr": float},
     "guidance": {"directional": float, "global_": float, "in_domain": float},
+    "generator": {"name": str, "used": str, "unusual": [str]},
     "blend": [
         {
             "weight": float,

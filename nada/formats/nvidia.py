@@ -17,6 +17,7 @@ import torch
 from nada.formats.attributes import at_usual_rates, clamp_of, refuse_unusual
 from nada.formats.files import CheckpointError
 from nada.formats.messages import is_small_int
+from nada.formats.remarks import Remark, remark
 from nada.formats.search import Found
 from nada.formats.slices import LazyTensor
 from nada.generator import blur_kernel
@@ -38,7 +39,7 @@ class Translated:
         state: the state dict.
         mean: its mean latent, or None.
         clamp: where its features are cut off, or None.
-        uses: how many of its tensors were used, in words.
+        used: which of the file's generators it is, and that all of it was used.
         notes: what is unusual about it.
         doubts: what may make its images others.
     """
@@ -46,13 +47,13 @@ class Translated:
     state: dict[str, LazyTensor]
     mean: object
     clamp: float | None
-    uses: str
-    notes: tuple[str, ...]
-    doubts: tuple[str, ...] = ()
+    used: Remark
+    notes: tuple[Remark, ...]
+    doubts: tuple[Remark, ...] = ()
 
 
-def translate(found: Found) -> Translated:
-    """NVIDIA's tensors by our names.
+def translate(found: Found, format: str) -> Translated:
+    """NVIDIA's tensors, out of a file of some format, by our names.
 
     Raises:
         CheckpointError: a conditional generator, or another architecture.
@@ -76,13 +77,15 @@ def translate(found: Found) -> Translated:
     filters = [theirs.pop(key) for key in list(theirs) if key.endswith("resample_filter")]
     _refuse_rest(theirs, filters)
     if quiet:
-        notes.append("it was made without noise, so that the strength of the noise is 0")
-    count = len(found.tensors) - len(filters)
-    uses = (
-        f"{count} tensors, each used exactly once, and {len(filters)} blur filters, which are the "
-        "standard one"
+        notes.append(remark("no_noise"))
+    used = remark(
+        "nvidia",
+        format=format,
+        name=found.name or "names",
+        tensors=len(found.tensors) - len(filters),
+        filters=len(filters),
     )
-    return Translated(ours, mean, clamp, uses, tuple(notes))
+    return Translated(ours, mean, clamp, used, tuple(notes))
 
 
 def _refuse_conditional(found: Found) -> None:

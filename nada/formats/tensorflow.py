@@ -27,6 +27,7 @@ from nada.formats.files import CheckpointError
 from nada.formats.messages import brief, is_small_int
 from nada.formats.nvidia import Translated
 from nada.formats.pickles import ForeignObject
+from nada.formats.remarks import Remark, remark
 from nada.formats.slices import LazyTensor
 from nada.generator import MAPPING_LR
 
@@ -91,15 +92,15 @@ def translate(contents: object) -> Translated:
         ours[our_name] = _turned(theirs.pop(their_name), their_name, turn)
     _refuse_rest(theirs)
     if rate != 1:
-        notes.append("the mapping was scaled to the usual learning-rate multiplier")
+        notes.append(remark("mapping_rate"))
     unknown = [brief(name) for name in network.options if name not in SEEN_TO]
     more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-    doubt = f"nobody here knows its options {', '.join(unknown[:5])}{more}"
+    doubt = remark("unknown_options", options=", ".join(unknown[:5]) + more)
     clamp = None
     if network.options.get("conv_clamp") is not None:
         clamp = _positive(network.options, "conv_clamp", math.inf)
-    uses = f"{network.name}: {len(network.variables)} variables, none left over"
-    return Translated(ours, mean, clamp, uses, tuple(notes), (doubt,) if unknown else ())
+    used = remark("tensorflow", name=network.name, variables=len(network.variables))
+    return Translated(ours, mean, clamp, used, tuple(notes), (doubt,) if unknown else ())
 
 
 def network_names(contents: object) -> tuple[str, ...]:
@@ -374,18 +375,18 @@ def _positive(options: dict[str, object], name: str, default: float) -> float:
 # Kinds that lack a part of ours, which then has zeros
 
 
-def _completed(tensors: dict[str, LazyTensor]) -> tuple[dict[str, LazyTensor], list[str]]:
-    """With zeros for the parts that the generator does without, and what they are, in words."""
+def _completed(tensors: dict[str, LazyTensor]) -> tuple[dict[str, LazyTensor], list[Remark]]:
+    """With zeros for the parts that the generator does without, and what they are."""
     remarks = []
     tensors = _without_growing(dict(tensors))
     layers = [f"synthesis/{side}x{side}" for side in _sides(tensors)]
     convs = ["synthesis/4x4/Conv"]
     convs += [f"{layer}/{conv}" for layer in layers[1:] for conv in ("Conv0_up", "Conv1")]
     if not any(key.endswith("/noise_strength") for key in tensors):
-        remarks.append("it has no noise, so that its strength is 0")
+        remarks.append(remark("no_noise"))
         tensors |= {f"{conv}/noise_strength": _zeros() for conv in convs}
     if f"{layers[-1]}/ToRGB/weight" in tensors and _count(tensors, r".*/ToRGB/weight") == 1:
-        remarks += ["it has colours from the last layer alone, so that the others are 0"]
+        remarks.append(remark("last_rgb"))
         for layer, conv in zip(layers[:-1], convs[::2]):
             width, w_dim = (_width(tensors, f"{conv}/{part}") for part in ("bias", "mod_weight"))
             tensors |= {

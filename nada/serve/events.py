@@ -35,6 +35,7 @@ from nada.serve.view import (
     pairs,
     refusal,
     status,
+    taken,
     word_list,
 )
 
@@ -113,6 +114,7 @@ class PageEvents:
         settings = _settings(session)
         return {
             "foot": foot(session.service.info()),
+            "taken": taken(session.service.worker.loaded().origin),
             "generator": self.choices.name_of(session.service),
             "status": None,
             "run": "",

@@ -191,7 +191,7 @@ def _delta(
     base, trainable, models: ServedModels, job: Job, progress: Progress, measured=False
 ) -> Delta:
     """The domain as it is, with the facts that a card shows."""
-    facts = run_facts(models.clips, job.target, job.preset, progress)
+    facts = run_facts(models.clips, job.target, job.preset, progress) | models.facts
     if job.start is not None:
         facts["started_from"] = Delta.load(job.start).metadata.get("target", "")
     if measured:

@@ -3,13 +3,14 @@
 import copy
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
-from nada.checkpoint import fingerprint, load_generator
+from nada.checkpoint import Origin, fingerprint, read_generator
 from nada.clip import CLIP, load_clips
+from nada.facts import generator_facts
 from nada.formats.catalogue import ResolvedFile, choose, locate
 from nada.generator import Generator
 from nada.machine import pick_device
@@ -67,23 +68,26 @@ def gpu_of(device: str, lent: bool = False) -> str:
 
 @dataclass(frozen=True)
 class ServedModels:
-    """What all runs read and none writes to."""
+    """What all runs read and none writes to; `facts` is what domains say of their generator."""
 
     generator: Generator
     clips: Sequence[CLIP]
+    facts: dict = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "ServedModels":
         """A copy on another device."""
         generator, clips = copy.deepcopy((self.generator, self.clips))
-        return ServedModels(generator.to(device), [clip.to(device) for clip in clips])
+        return ServedModels(generator.to(device), [clip.to(device) for clip in clips], self.facts)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The models of a server, where the generator came from, and its fingerprint."""
+    """The models of a server, where the generator came from, what of that file was taken, and its
+    fingerprint."""
 
     models: ServedModels
     place: ResolvedFile
+    origin: Origin
     fingerprint: str
 
 
@@ -148,10 +152,13 @@ class ModelStore:
     def _load(self, options: Options) -> Loaded:
         device, report = pick_device(options.device), partial(self._note, options)
         place = locate(options.generator, progress=report)
-        generator = load_generator(place, device)
+        generator, origin = read_generator(place.path)
+        origin.warn()
+        generator = generator.to(device)
         clips = self._clips_of_another(options)
         clips = clips or load_clips(options.clips, device, progress=report)
-        return Loaded(ServedModels(generator, clips), place, fingerprint(generator))
+        models = ServedModels(generator, clips, generator_facts(place.name, origin))
+        return Loaded(models, place, origin, fingerprint(generator))
 
     def _clips_of_another(self, options: Options) -> Sequence[CLIP]:
         """The CLIP models that another generator was loaded with, if they are the same ones."""

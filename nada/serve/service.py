@@ -175,6 +175,7 @@ class Service:
         return {
             "generator": str(loaded.place.name),
             "source": str(loaded.place),
+            **loaded.origin.facts(),
             "reason": self.options.reason,
             "size": generator.size,
             "parameters": sum(p.numel() for p in generator.parameters()),

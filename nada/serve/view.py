@@ -12,8 +12,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from nada.checkpoint import Origin
 from nada.delta import BANDS
 from nada.facts import blend_weight
+from nada.formats.remarks import REMARKS, Remark
 from nada.presets import SERVED
 from nada.serve.domains import KeptDomain
 from nada.serve.images import data_urls
@@ -33,12 +35,12 @@ UNFORESEEN = (
 def texts(name: str = "texts") -> dict[str, dict[str, str]]:
     """Language → key → words: of the page, or of its own "components".
 
-    The English words of settings are their own; a language that lacks some shows those.
+    The English words of settings and remarks are their own; a language that lacks some shows those.
     """
     words = json.loads((PAGE / f"{name}.json").read_text(encoding="utf-8"))
-    if name != "texts":
-        return words
-    own = {key: text for name, known in SERVED.items() for key, text in _words_of(name, known)}
+    own = {f"remark_{key}": text for key, text in REMARKS.items()}
+    if name == "texts":
+        own = {key: text for name, known in SERVED.items() for key, text in _words_of(name, known)}
     return {language: {**own, **by_key} for language, by_key in words.items()}
 
 
@@ -150,6 +152,7 @@ def cards(domains: Sequence[KeptDomain], open_paths: Sequence[Path]) -> str:
 
 def _card(domain: KeptDomain, is_open: bool) -> dict:
     facts = domain.metadata
+    base = facts.get("generator", {})
     lines = {
         "prompts": f"{facts['source']} → {domain.title}" if "source" in facts else domain.title,
         "seed": facts.get("config", {}).get("seed"),
@@ -159,6 +162,8 @@ def _card(domain: KeptDomain, is_open: bool) -> dict:
         **{name: _measure(facts.get(name)) for name in ("loss", "quality", "diversity")},
         "layers": ", ".join(facts.get("layers", ())) or None,
         "base": domain.base_fingerprint[:12],
+        "generator": base.get("name", "").strip() or None,
+        "used": base.get("used", "").strip() or None,
     }
     return {
         "id": domain.id,
@@ -195,6 +200,17 @@ def _settings(facts: dict) -> str | None:
     parts += filter(None, [facts.get("method")])
     parts += [f"from {start}" for start in [facts.get("started_from")] if start]
     return " · ".join(parts) or None
+
+
+def taken(origin: Origin) -> str:
+    """JSON for the page's account of its generator's file: what was taken, and what is unusual."""
+    unusual = (*origin.notes, *origin.doubts)
+    return json.dumps({"used": _words(origin.used), "unusual": _words(unusual)})
+
+
+def _words(remarks: Sequence[Remark]) -> list[dict]:
+    """Remarks as a script can put them into its reader's language."""
+    return [{"key": one.key, "values": {**one.values}} for one in remarks]
 
 
 def foot(info: dict) -> str:
