@@ -460,7 +460,7 @@ UNUSABLE = {
     ),
     "StyleGAN": (ones("generator.progression.0.conv1.0.weight"), "the first StyleGAN"),
     "GFPGAN": ({"params_ema": ones("stylegan_decoder.style_mlp.1.weight")}, "GFPGAN"),
-    "basicsr": ({"params_ema": ones("style_mlp.1.weight")}, "basicsr's names.*rosinality's"),
+    "basicsr": ({"params_ema": ones("style_mlp.1.weight")}, "a part of a generator in basicsr's"),
     "genforce": ({"generator_smooth": ones("mapping.dense0.weight")}, "genforce's.*NVIDIA's file"),
     "mmgeneration": ({"state_dict": ones("generator_ema.style_mapping.1.weight")}, "mmgeneration"),
     "not square": (changed(input=torch.ones(1, 12, 4, 7)), "4 × 7 features.*not square"),

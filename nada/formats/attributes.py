@@ -25,8 +25,8 @@ USUAL = {
     "architecture": ("skip",),
     "act_gain": (GAIN,),
 }
-MAPPING = re.compile(r"style\.\d+|mapping\.fc\d+")
-AFFINE = re.compile(r".*\.(conv\.modulation|affine)")
+MAPPING = re.compile(r"style(_mlp)?\.\d+|mapping\.fc\d+")
+AFFINE = re.compile(r".*\.((modulated_)?conv\.modulation|affine)")
 
 
 def refuse_unusual(found: Found) -> None:
@@ -68,11 +68,14 @@ def at_usual_rates(found: Found) -> tuple[dict[str, LazyTensor], list[Remark]]:
 
 
 def clamp_of(found: Found) -> float | None:
-    """Where NVIDIA's program cuts features off, which it does if it was trained in half precision.
+    """Where NVIDIA's program cuts features off, which it does if it was trained in half precision:
+    our own files have it as a tensor, modules as an attribute.
 
     Raises:
         CheckpointError: differing ones, or none that is a number.
     """
+    if found.clamp is not None:
+        return _number(found.clamp)
     clamps = {
         value if type(value) in (int, float, type(None)) else brief(value)
         for _, _, value in _attributes(found, "conv_clamp")
@@ -87,6 +90,17 @@ def clamp_of(found: Found) -> float | None:
             "be used here."
         )
     return float(clamp)
+
+
+def _number(clamp: LazyTensor) -> float:
+    if clamp.shape not in ((), (1,)):
+        raise CheckpointError(
+            f"'conv_clamp' is {list(clamp.shape)}; one number was expected: save it anew."
+        )
+    number = float(clamp.read())
+    if not 0 < number < math.inf:
+        raise CheckpointError(f"'conv_clamp' is {number}; a number above 0 was expected.")
+    return number
 
 
 def _attributes(found: Found, *names: str) -> Iterator[tuple[str, str, object]]:

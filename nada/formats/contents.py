@@ -7,23 +7,23 @@ ours, or NVIDIA's); `nada.formats.search` finds the generator between the two.
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nada.formats import tensorflow
+from nada.formats import basicsr, nvidia, tensorflow
 from nada.formats.attributes import at_usual_rates, clamp_of, refuse_unusual
 from nada.formats.files import CheckpointError, check_header, refuse_stand_ins
 from nada.formats.messages import brief, first_line
 from nada.formats.metadata import FORMAT
-from nada.formats.nvidia import Translated, translate
+from nada.formats.nvidia import Translated
 from nada.formats.pickles import reading_pickle
 from nada.formats.recognised import refuse, refuse_domain
 from nada.formats.remarks import Remark, remark
-from nada.formats.search import NVIDIA, Found, Listing, find_generator, list_tensors
+from nada.formats.search import BASICSR, NVIDIA, OURS, Found, Listing, find_generator, list_tensors
 from nada.formats.slices import LazyTensor
 
 TYPES = {
@@ -148,12 +148,7 @@ def _generator(data: object, format: str) -> Contents:
     found = find_generator(listing)
     if found is None:
         refuse(listing)
-    if found.spelling == NVIDIA:
-        ours = translate(found, format)
-        if not (found.modules or found.clamp):
-            ours = replace(ours, doubts=(remark("unclear_clamp"),))
-    else:
-        ours = _as_it_is(found, format)
+    ours = TRANSLATE[found.spelling](found, format)
     return _contents(ours, (ours.used, *_left_aside(found)), _beside(listing, found))
 
 
@@ -164,7 +159,10 @@ def _as_it_is(found: Found, format: str) -> Translated:
     used = remark("state_dict", format=format)
     if found.name:
         used = remark("named", format=format, name=repr(found.name))
-    return Translated(state, found.mean, _clamp(found), used, tuple(rates))
+    return Translated(state, found.mean, clamp_of(found), used, tuple(rates))
+
+
+TRANSLATE = {OURS: _as_it_is, NVIDIA: nvidia.translate, BASICSR: basicsr.translate}
 
 
 def _contents(ours: Translated, used: tuple[Remark, ...], top: tuple[str, ...]) -> Contents:
@@ -174,20 +172,6 @@ def _contents(ours: Translated, used: tuple[Remark, ...], top: tuple[str, ...]) 
     if ours.clamp is not None:
         notes.append(remark("clamp", clamp=f"{ours.clamp:g}"))
     return Contents(ours.state, ours.mean, used, ours.clamp, tuple(notes), ours.doubts, top)
-
-
-def _clamp(found: Found) -> float | None:
-    """Of our own files, which have it as a tensor, or of modules."""
-    if found.clamp is None:
-        return clamp_of(found)
-    if found.clamp.shape not in ((), (1,)):
-        raise CheckpointError(
-            f"'conv_clamp' is {list(found.clamp.shape)}; one number was expected: save it anew."
-        )
-    clamp = float(found.clamp.read())
-    if not 0 < clamp < torch.inf:
-        raise CheckpointError(f"'conv_clamp' is {clamp}; a number above 0 was expected.")
-    return clamp
 
 
 def _left_aside(found: Found) -> list[Remark]:

@@ -85,7 +85,8 @@ def translate(found: Found, format: str) -> Translated:
         tensors=len(found.tensors) - len(filters),
         filters=len(filters),
     )
-    return Translated(ours, mean, clamp, used, tuple(notes))
+    doubts = () if found.modules or found.clamp else (remark("unclear_clamp"),)
+    return Translated(ours, mean, clamp, used, tuple(notes), doubts)
 
 
 def _refuse_conditional(found: Found) -> None:

@@ -33,8 +33,8 @@ TENSORS = {
         f"{INSTEAD}"
     ),
     r"(.*\.)?(style_mlp\.\d+\.|style_conv1\.modulated_conv\.)": (
-        "This is a generator in basicsr's names: give the file that it was converted from, which "
-        "is rosinality's"
+        "This is a part of a generator in basicsr's names: give the whole one, with style_mlp, "
+        "constant_input, style_conv1, style_convs, to_rgb1 and to_rgbs"
     ),
     r"(.*\.)?(mapping\.dense\d+\.|synthesis\.(early_)?(layer|output)\d+\.)": (
         "This is a generator in genforce's names: give NVIDIA's file that it was converted from"

@@ -14,6 +14,7 @@ REMARKS = {
     "nvidia": "a {format} file with NVIDIA's {name}: {tensors} tensors, each used exactly once, "
     "and {filters} blur filters, which are the standard one",
     "tensorflow": "a TensorFlow pickle with NVIDIA's {name}: {variables} variables, none left over",
+    "basicsr": "a {format} file with basicsr's {name}: {tensors} tensors, each used exactly once",
     "left_aside": "({names} left aside)",
     # what is unusual
     "layer_rates": "layers with a learning-rate multiplier of {rates} were scaled to the usual one",
@@ -26,6 +27,9 @@ REMARKS = {
     "unclear_clamp": "a plain state dict does not say whether NVIDIA's program cuts features off "
     "(conv_clamp, which it does at 256 where it trained in half precision); none is assumed, and "
     "convert their pickle to be sure",
+    "unclear_upsampling": "a plain state dict does not say whether basicsr's program enlarges "
+    "bilinearly (StyleGAN2GeneratorBilinear); StyleGAN2's filter is assumed, and with the other "
+    "its images are others",
     "unknown_options": "nobody here knows its options {options}",
     "unclear_rate": "the mapping's weights are of size {size}, and those of StyleGAN2 around 100, "
     "since its learning-rate multiplier of 0.01 is part of the layer; if the program that wrote it "

@@ -22,13 +22,25 @@ MOST_TENSORS = 20_000  # a training file with optimisers and a CLIP has some 400
 MOST_GENERATORS = 32
 LONGEST_LIST = 64  # entries; longer ones hold numbers
 
-OURS, NVIDIA = "rosinality", "NVIDIA"
+OURS, NVIDIA, BASICSR = "rosinality", "NVIDIA", "basicsr"
 ROOTS = {
     OURS: frozenset("style input conv1 to_rgb1 convs to_rgbs noises".split()),
     NVIDIA: frozenset(("mapping", "synthesis")),
+    BASICSR: frozenset(
+        "style_mlp constant_input style_conv1 to_rgb1 style_convs to_rgbs noises".split()
+    ),
 }
-ANCHORS = {"input.input": OURS, "synthesis.b4.const": NVIDIA}
-WEAKER = {"conv1.conv.weight": OURS, "synthesis.b4.conv1.weight": NVIDIA}  # others have them too
+ANCHORS = {
+    "input.input": OURS,
+    "synthesis.b4.const": NVIDIA,
+    "constant_input.weight": BASICSR,
+}
+WEAKER = {
+    "conv1.conv.weight": OURS,
+    "synthesis.b4.conv1.weight": NVIDIA,
+    "style_conv1.modulated_conv.weight": BASICSR,
+}  # others have them too
+RESTORER = re.compile(r"(^|\.)stylegan_decoder\.$")  # GFPGAN's, which draws nothing by itself
 MEANS = ("latent_avg", "mean_latent", "w_avg", "dlatent_avg")
 CLAMP = "conv_clamp"
 AVERAGED = re.compile(r"(^|_)(ema|avg|averaged?|shadow|running|gs)(_|$)")
@@ -195,8 +207,9 @@ def _beginnings(listing: Listing, anchors: dict[str, str]) -> dict[str, tuple[st
     found: dict[str, tuple[str, str]] = {}
     for path, home in listing.homes.items():
         for anchor, spelling in anchors.items():
-            if path == anchor or path.endswith(f".{anchor}"):
-                found.setdefault(path.removesuffix(anchor), (spelling, home))
+            prefix = path.removesuffix(anchor)
+            if (path == anchor or path.endswith(f".{anchor}")) and not RESTORER.search(prefix):
+                found.setdefault(prefix, (spelling, home))
     if anchors is WEAKER:
         found = {prefix: f for prefix, f in found.items() if _has_more(listing, prefix, f[0])}
     if len(found) > MOST_GENERATORS:
