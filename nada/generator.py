@@ -101,8 +101,9 @@ def _count(state: Mapping[str, Tensor], pattern: str, first: int) -> int:
     """How many keys match, which must be numbered without a gap from `first` on."""
     found = sorted(int(m[1]) for m in (re.fullmatch(pattern, key) for key in state) if m)
     if found != list(range(first, first + len(found))):
+        name = pattern.replace(r"(\d+)", "N").replace("\\", "")
         raise ValueError(
-            f"Not a StyleGAN2 generator: its layers {pattern!r} are numbered {found[:30]}, "
+            f"Not a StyleGAN2 generator: its layers {name!r} are numbered {found[:30]}, "
             f"and they should run from {first} without a gap."
         )
     return len(found)

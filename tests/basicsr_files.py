@@ -30,6 +30,11 @@ def basicsr_state(generator) -> dict:
     return state
 
 
+def clean(state: dict) -> dict:
+    """As basicsr's "clean" variant is called: biases of layers, no fused activation."""
+    return {name.replace("activate.bias", "bias"): value for name, value in state.items()}
+
+
 def module(state: dict, **attributes) -> nn.Module:
     """A module of modules with these tensors; the outermost has `attributes`."""
     top = nn.Module()

@@ -8,8 +8,9 @@ import torch
 from nada.checkpoint import CheckpointError, fingerprint, load_generator, read_generator
 from nada.generator import GeneratorConfig
 from nada.sample import latents
-from tests.basicsr_files import basicsr_image, basicsr_state, module
+from tests.basicsr_files import basicsr_image, basicsr_state, clean, module
 from tests.helpers import tiny_generator
+from tests.other_files import other
 
 UNCLEAR = "ignore:.*enlarges bilinearly:UserWarning"
 
@@ -17,10 +18,6 @@ UNCLEAR = "ignore:.*enlarges bilinearly:UserWarning"
 @pytest.fixture(scope="module")
 def native():
     return tiny_generator(GeneratorConfig(16, 20, 20, 2, (12, 10, 8)))
-
-
-def other(state: dict) -> dict:
-    return {name: value + 1 for name, value in state.items()}
 
 
 WRAPPED = {
@@ -59,11 +56,6 @@ def test_what_cannot_be_known_is_said(tmp_path, native):
     assert used == f"a PyTorch file with basicsr's params_ema: {len(state)} tensors, each used " + (
         "exactly once"
     )
-
-
-def clean(state: dict) -> dict:
-    """As basicsr's "clean" variant is called: biases of layers, no fused activation."""
-    return {name.replace("activate.bias", "bias"): value for name, value in state.items()}
 
 
 REFUSED = {

@@ -26,26 +26,31 @@ from nada.checkpoint import (
     save_generator,
 )
 from nada.delta import Delta, DeltaError, diff
+from nada.facts import file_facts
+from nada.formats.catalogue import choose, locate
 from nada.formats.pickles import ForeignObject, reading_pickle
-from nada.generator import GeneratorConfig
 from nada.sample import latents
 from tests.helpers import adapted, tiny_generator
-from tests.nvidia_files import FILTER, nvidia_generator, nvidia_image, snapshot
-
-SMALL = GeneratorConfig(16, 20, 20, 2, (12, 10, 8))
+from tests.nvidia_files import FILTER, nvidia_image, snapshot
+from tests.other_files import (
+    ADDRESSES,
+    OTHER_BYTES,
+    SMALL,
+    UNUSABLE,
+    attributes,
+    encoder_and_decoder,
+    named,
+    ones,
+    orig,
+    other,
+    resnet,
+    theirs,
+)
 
 
 @pytest.fixture(scope="module")
 def native():
     return tiny_generator(SMALL)
-
-
-def named(prefix: str, state: dict) -> dict:
-    return {prefix + name: value for name, value in state.items()}
-
-
-def other(state: dict) -> dict:
-    return {name: value + 1 for name, value in state.items()}
 
 
 def draws_the_same(path: Path, native) -> bool:
@@ -63,14 +68,6 @@ def layout(path: Path) -> str:
 
 
 # Prefixes and wrappers
-
-
-def encoder_and_decoder(native) -> dict:
-    """As pSp, e4e and ReStyle write it: the mean latent once for each layer."""
-    state = named("decoder.", native.state_dict())
-    state |= {"encoder.body.0.weight": torch.ones(3, 3), "encoder.styles.0.linear.bias": FILTER}
-    mean = native.mean_latent.repeat(native.num_ws, 1)
-    return {"state_dict": state, "latent_avg": mean, "opts": argparse.Namespace(device="cuda")}
 
 
 def dual(native) -> dict:
@@ -272,21 +269,6 @@ def test_weights_of_another_rate_without_a_word_are_told(tmp_path, native, facto
 # NVIDIA's, by their arithmetic
 
 
-def theirs(native, change=None) -> tuple[nn.Module, dict]:
-    """NVIDIA's modules with the weights of `native`, and their state dict."""
-    top = nvidia_generator(native)
-    if change:
-        change(top)
-    return top, top.state_dict()
-
-
-def attributes(top: nn.Module, kind: str, **values) -> None:
-    for module in top.modules():
-        if kind in module.class_name:
-            for name, value in values.items():
-                setattr(module, name, value)
-
-
 def clamp(top):
     attributes(top, "Layer", conv_clamp=2.5)
 
@@ -411,15 +393,6 @@ def test_pytorch_files_of_any_name(tmp_path, native, name, legacy):
     assert draws_the_same(tmp_path / name, native)
 
 
-OTHER_BYTES = {
-    b"\x1f\x8b\x08\x00": r"is an archive \(gzip\): unpack it",
-    b"Rar!\x1a": r"is an archive \(RAR\): unpack it",
-    b"x" * 257 + b"ustar\x00": r"is an archive \(tar\): unpack it",
-    b"\x89HDF\r\n": "is an HDF5 file, as Keras writes it: a .pt",
-    b"GGUF\x03": "is a GGUF file",
-}
-
-
 @pytest.mark.parametrize("data", OTHER_BYTES)
 @pytest.mark.parametrize("name", ["g.pt", "g.safetensors"])
 def test_other_formats_are_named(tmp_path, data, name):
@@ -438,46 +411,6 @@ def test_an_archive_with_a_generator_in_it_is_to_be_unpacked(tmp_path):
 # Recognised and of no use
 
 
-def ones(*names: str, shape: tuple = (4, 4)) -> dict:
-    return {name: torch.ones(shape) for name in names}
-
-
-def changed(**tensors) -> dict:
-    names = {"input": "input.input", "rgb": "to_rgb1.bias", "embed": "embed.weight"}
-    state = tiny_generator(SMALL).state_dict()
-    return {**state, **{names[key]: value for key, value in tensors.items()}}
-
-
-UNUSABLE = {
-    "lucidrains": (
-        {"GAN": ones("S.net.0.weight", "G.blocks.0.to_style1.weight"), "version": "1.8"},
-        "lucidrains' stylegan2-pytorch",
-    ),
-    "lucidrains bare": (ones("G.blocks.0.to_style1.weight"), "lucidrains' stylegan2-pytorch"),
-    "StyleGAN3": (
-        {"G_ema": ones("synthesis.input.freqs", "synthesis.L0_36_512.weight", "mapping.w_avg")},
-        "StyleGAN3 generator.*StyleGAN2-ADA generator was expected",
-    ),
-    "StyleGAN": (ones("generator.progression.0.conv1.0.weight"), "the first StyleGAN"),
-    "GFPGAN": ({"params_ema": ones("stylegan_decoder.style_mlp.1.weight")}, "GFPGAN"),
-    "basicsr": ({"params_ema": ones("style_mlp.1.weight")}, "a part of a generator in basicsr's"),
-    "genforce": ({"generator_smooth": ones("mapping.dense0.weight")}, "genforce's.*NVIDIA's file"),
-    "mmgeneration": ({"state_dict": ones("generator_ema.style_mapping.1.weight")}, "mmgeneration"),
-    "not square": (changed(input=torch.ones(1, 12, 4, 7)), "4 × 7 features.*not square"),
-    "grey": (changed(rgb=torch.ones(1, 1, 1, 1)), r"grey images \(1 channels\)"),
-    "transparent": (changed(rgb=torch.ones(1, 4, 1, 1)), r"transparency \(4 channels\)"),
-    "conditional": (changed(embed=torch.ones(10, 20)), "conditional: it draws what a label says"),
-    "synthesis alone": (ones("b4.conv1.affine.weight", "b8.torgb.weight"), "without its mapping"),
-    "StyleDomain": (
-        {"sg2_params": {"img_size": 1024}, "state_dict": ones("params.0"), "da_type": "td"},
-        "domain of StyleDomain or HyperDomainNet.*adapt again",
-    ),
-    "CLIP": (ones("visual.proj", "token_embedding.weight"), "is a CLIP model: give it with --clip"),
-    "discriminator": ({"d": ones("convs.0.0.weight", "final_linear.0.weight")}, "a discriminator"),
-    "encoder": (ones("encoder.body.0.res_layer.0.weight"), "an encoder, which draws nothing"),
-}
-
-
 @pytest.mark.parametrize("kind", UNUSABLE)
 def test_what_cannot_be_used_is_named(tmp_path, kind):
     contents, sentence = UNUSABLE[kind]
@@ -486,6 +419,21 @@ def test_what_cannot_be_used_is_named(tmp_path, kind):
         load_generator(tmp_path / "g.pt")
     said = str(caught.value)
     assert said.startswith("g.pt: ") and said.endswith(".") and "file is complete" not in said
+
+
+@pytest.mark.parametrize("change", [orig, resnet])
+def test_nvidias_other_architectures_are_refused_by_name(tmp_path, native, change):
+    def named(top):
+        attributes(top, "SynthesisBlock", architecture=change.__name__)
+        change(top)
+
+    (tmp_path / "g.pkl").write_bytes(snapshot(theirs(native, named)[0]))
+    torch.save(theirs(native, change)[1], tmp_path / "g.pt")
+    for name in ("g.pkl", "g.pt"):
+        with pytest.raises(
+            CheckpointError, match=f"is of the '{change.__name__}' architecture; one"
+        ):
+            load_generator(tmp_path / name)
 
 
 def test_a_complete_file_is_not_said_to_be_incomplete(tmp_path, native):
@@ -700,20 +648,40 @@ def test_a_conversion_tells_of_a_clamp(tmp_path, native, capsys):
 
 # Addresses
 
-ADDRESSES = {
-    "https://huggingface.co/org/repo/blob/main/models/g.pt": "“org/repo:models/g.pt”",
-    "https://huggingface.co/org/repo/resolve/v1/g.pkl?download=true": "“org/repo:g.pkl@v1”",
-    "https://huggingface.co/org/repo": "“org/repo”",
-    "https://api.ngc.nvidia.com/v2/files/stylegan2-ffhq.pkl": "download the file and give its path",
-    "http://drive.google.com/file/d/abc@x": "download the file and give its path",
-}
-
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_an_address_gets_a_hint(address):
+def test_an_address_gets_a_hint(address, capsys):
     with pytest.raises(CheckpointError) as caught:
         load_generator(address)
     assert ADDRESSES[address] in str(caught.value)
+    assert main(["info", address]) == 2
+    assert ADDRESSES[address] in capsys.readouterr().err
+
+
+PASTED = (" {} ", "'{}'", '"{}"', "“{}”", "file://{}", "file://localhost{}", "'file:{}'")
+
+
+@pytest.mark.parametrize("pasted", PASTED)
+def test_a_path_is_understood_as_it_was_pasted(tmp_path, native, pasted):
+    path = tmp_path / "my own.safetensors"
+    save_generator(native, path, dtype=torch.float32)
+    text = str(path).replace(" ", "%20") if "file:" in pasted else str(path)
+    source = pasted.format(text)
+    assert fingerprint(load_generator(source)) == fingerprint(native)
+    assert choose(source, "") == (str(path), "")  # as the page takes it
+    assert told_of(source)["file"] == path.name
+
+
+def told_of(source: str) -> dict:
+    return file_facts(locate(source).path)
+
+
+def test_a_file_may_be_called_as_an_address(tmp_path, monkeypatch, native):
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("huggingface.co/org/g.safetensors"), Path("'g.safetensors'")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_generator(native, path, dtype=torch.float32)
+        assert fingerprint(load_generator(str(path))) == fingerprint(native)
 
 
 def test_the_home_folder_may_be_a_tilde(tmp_path, monkeypatch, native):

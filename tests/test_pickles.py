@@ -144,7 +144,7 @@ def endless(top):
 OTHERS = {
     conditional: r"conditional \(10 classes\)",
     stylegan3: "StyleGAN3",
-    resnet: r"nothing here uses 'synthesis\.b8\.skip\.weight'",
+    resnet: r"is of the 'resnet' architecture",
     without_torgb: r"'synthesis\.b8\.torgb\.weight' is missing",
     shared: r"'synthesis\.b16\.conv0\.weight' is missing",
     another_filter: "another filter",

@@ -22,7 +22,6 @@ GAIN = math.sqrt(2)  # of a leaky ReLU, in both programs
 USUAL = {
     "activation": ("lrelu", "linear", "fused_lrelu", None),
     "negative_slope": (0.2,),
-    "architecture": ("skip",),
     "act_gain": (GAIN,),
 }
 MAPPING = re.compile(r"style(_mlp)?\.\d+|mapping\.fc\d+")

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+from urllib.request import url2pathname
 
 from nada.formats.files import CheckpointError, bundled_file, file_digest
 from nada.formats.hub import SUFFIXES, HubError, HubFile, Report, answers, fetch, find
@@ -38,6 +39,7 @@ class CatalogueEntry:
     clip: str
 
 
+QUOTATION_MARKS = ("''", '""', "“”", "«»", "‘’", "„“")
 LONGEST = 300  # of a source on the Hub, in characters; the longest in use have some 100
 
 # The places of FFHQ are those that other programs load it from. No revision or checksum of them is
@@ -106,8 +108,8 @@ def locate(
     """The file of a source, downloaded into the Hub's cache if need be.
 
     Args:
-        source: as this module's text says, or a `ResolvedFile`, which is given back; "~" is the
-            home folder.
+        source: as this module's text says and `meant` understands it, or a `ResolvedFile`, which is
+            given back.
         revision: branch, tag or commit on the Hub; the same as "@revision".
         sha256: what the file must hash to, 64 hex digits; the same as "#sha256".
         progress: called while downloading with bytes there, bytes in all (None if unknown) and a
@@ -118,8 +120,9 @@ def locate(
     """
     if isinstance(source, ResolvedFile):
         return source
-    text, stated = _split(os.path.expanduser(str(source).strip()), r"(.*)#([0-9a-fA-F]+)")
-    _refuse_address(text)
+    text, stated = _split(meant(str(source)), r"(.*)#([0-9a-fA-F]+)")
+    if not os.path.isfile(text):
+        _refuse_address(text)
     name, tag = _split(text, r"([^@:]*(?::[^@]*)?)@(.+)")
     sha256, revision = sha256 or stated, revision or tag
     if sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
@@ -131,6 +134,18 @@ def locate(
     else:
         place = _from_hub(_hub_file(name, revision), progress)
     return _checked(place, sha256)
+
+
+def meant(source: str) -> str:
+    """A source as it was pasted, without the quotation marks of a file manager and "file://", and
+    with the home folder for "~"."""
+    if os.path.isfile(text := source.strip()):
+        return text
+    if len(text) > 1 and (text[0] + text[-1]) in QUOTATION_MARKS:
+        text = text[1:-1].strip()
+    if address := re.fullmatch(r"file:(?://(?:localhost)?)?(/(?!/).*)", text, re.IGNORECASE):
+        text = url2pathname(address[1])
+    return os.path.expanduser(text)
 
 
 def servable(gpu: str) -> list[CatalogueEntry]:
@@ -148,10 +163,11 @@ def choose(wanted: str, gpu: str) -> Choice:
     """The generator to start with; "auto" takes FFHQ where it can be served, else the bundled one.
 
     Args:
-        wanted: "auto", or any other source, which comes back unchecked and with no reason.
+        wanted: "auto", or any other source, which comes back as it was `meant`, unchecked and with
+            no reason.
         gpu: as `servable` takes it.
     """
-    if wanted != "auto":
+    if (wanted := meant(wanted)) != "auto":
         return Choice(wanted, "")
     obstacle = _obstacle(CATALOGUE["ffhq"], gpu)
     if obstacle:
@@ -181,9 +197,10 @@ def _split(text: str, pattern: str) -> tuple[str, str | None]:
 
 def _refuse_address(text: str) -> None:
     """Say what to give instead of an address as a browser shows it."""
-    if not (address := re.match(r"https?://(?:www\.)?([^/]+)/?(.*)", text)):
+    pattern = r"(?:\w+://|(?=(?:www\.)?(?:huggingface\.co|hf\.co)/))(?:www\.)?([^/?]+)/?(.*)"
+    if not (address := re.match(pattern, text)):
         return
-    host, path = address.groups()
+    host, path = address[1].lower(), address[2]
     page = re.match(
         r"([\w-][\w.-]*/[\w-][\w.-]*)(?:/(?:blob|resolve|raw|tree)/([^/?]+))?(?:/([^?]+))?", path
     )

@@ -16,7 +16,7 @@ import torch
 
 from nada.formats.attributes import at_usual_rates, clamp_of, refuse_unusual
 from nada.formats.files import CheckpointError
-from nada.formats.messages import is_small_int
+from nada.formats.messages import brief, is_small_int
 from nada.formats.remarks import Remark, remark
 from nada.formats.search import Found
 from nada.formats.slices import LazyTensor
@@ -59,6 +59,7 @@ def translate(found: Found, format: str) -> Translated:
         CheckpointError: a conditional generator, or another architecture.
     """
     _refuse_conditional(found)
+    _refuse_architecture(found)
     refuse_unusual(found)
     theirs, notes = at_usual_rates(found)
     clamp, mean = clamp_of(found), theirs.pop("mapping.w_avg", found.mean)
@@ -96,6 +97,21 @@ def _refuse_conditional(found: Found) -> None:
         raise CheckpointError(
             f"This generator is conditional ({number} classes): it draws what a "
             "label says, and only generators without labels can be used here."
+        )
+
+
+def _refuse_architecture(found: Found) -> None:
+    """Modules name it; in a plain dict 'resnet' has skips, 'orig' RGB of the last block alone."""
+    said = [m["architecture"] for m in found.modules.values() if "architecture" in m]
+    blocks = _count(found.tensors, r"synthesis\.b\d+\.conv1\.weight")
+    if any(re.fullmatch(r"synthesis\.b\d+\.skip\.weight", key) for key in found.tensors):
+        said.append("resnet")
+    elif _count(found.tensors, r"synthesis\.b\d+\.torgb\.weight") == 1 < blocks:
+        said.append("orig")
+    if others := [kind for kind in said if kind != "skip"]:
+        raise CheckpointError(
+            f"This generator is of the {brief(others[0])} architecture; one of the 'skip' "
+            "architecture was expected, as all of NVIDIA's published ones of StyleGAN2-ADA are."
         )
 
 

@@ -46,16 +46,16 @@ TENSORS = {
     r"(.*\.)?progression\.\d+\.conv": (
         f"This is a generator of the first StyleGAN, whose layers work in another way: {INSTEAD}"
     ),
-    r"b\d+\.(conv[01]|torgb)\.": (
-        "This is a part of a generator, the synthesis of NVIDIA's without its mapping, as other "
-        "programs save a domain: give the whole generator, or save it whole as NVIDIA's 'G_ema'"
-    ),
     r"(.*\.)?(model\.diffusion_model|down_blocks\.\d+|lora_unet_)": (
         f"This is a part of a diffusion model, which is no generator of this kind: {INSTEAD}"
     ),
-    r"(.*\.)?(final_linear\.\d+\.|b4\.mbstd|b4\.out\.)": (
+    r"(.*\.)?(final_linear\.\d+\.|b4\.mbstd|b4\.out\.|b\d+\.fromrgb\.)": (
         "This is a discriminator, which judges images and draws none: give the generator's file, "
         "which programs call 'g_ema'"
+    ),
+    r"b\d+\.(conv[01]|torgb)\.": (
+        "This is a part of a generator, the synthesis of NVIDIA's without its mapping, as other "
+        "programs save a domain: give the whole generator, or save it whole as NVIDIA's 'G_ema'"
     ),
     r"(encoder\.)?(body\.\d+|input_layer\.\d+|styles\.\d+)\.": (
         "This is an encoder, which draws nothing: give the generator that belongs to it"

@@ -33,13 +33,13 @@ ROOTS = {
 ANCHORS = {
     "input.input": OURS,
     "synthesis.b4.const": NVIDIA,
-    "constant_input.weight": BASICSR,
+    "style_conv1.modulated_conv.weight": BASICSR,
 }
 WEAKER = {
     "conv1.conv.weight": OURS,
     "synthesis.b4.conv1.weight": NVIDIA,
-    "style_conv1.modulated_conv.weight": BASICSR,
 }  # others have them too
+FOREIGN = {"style_mapping"}  # mmgeneration's, whose other parts are called as rosinality's
 RESTORER = re.compile(r"(^|\.)stylegan_decoder\.$")  # GFPGAN's, which draws nothing by itself
 MEANS = ("latent_avg", "mean_latent", "w_avg", "dlatent_avg")
 CLAMP = "conv_clamp"
@@ -226,7 +226,7 @@ def _has_more(listing: Listing, prefix: str, spelling: str) -> bool:
         for path in listing.tensors
         if path.startswith(prefix)
     }
-    return len(roots & ROOTS[spelling]) > len(ROOTS[spelling]) / 2
+    return len(roots & ROOTS[spelling]) > len(ROOTS[spelling]) / 2 and not roots & FOREIGN
 
 
 def _rank(prefix: str) -> tuple[int, int]:
