@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from math import log2, sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -459,10 +460,38 @@ class ModulatedConv(nn.Module):
         return (style.square() @ energy.T + EPSILON).rsqrt()
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        if self.blur is None:
-            return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, O, 2H + 1, 2W + 1]
-        return self.blur(x, up=1, pad=(1, 1))
+        frozen = torch.is_grad_enabled() and x.requires_grad and not weight.requires_grad
+        convolve = _FrozenConv.apply if frozen else _convolution
+        x = convolve(x, weight, self.blur is not None)  # [N, O, H, W] or [N, O, 2H + 1, 2W + 1]
+        return x if self.blur is None else self.blur(x, up=1, pad=(1, 1))
+
+
+def _convolution(x: Tensor, weight: Tensor, upsample: bool) -> Tensor:
+    if upsample:
+        return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+class _FrozenConv(torch.autograd.Function):
+    """`_convolution` by a weight that is not trained: PyTorch's own keeps the input for a gradient
+    of the weight all the same, which is half of what a layer keeps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, upsample: bool) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.upsample, ctx.like = upsample, x.dtype
+        return _convolution(x, weight, upsample)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        weight = weight.to(gradient.dtype)
+        # each of the two is the transpose of the other
+        if ctx.upsample:
+            back = F.conv2d(gradient, weight.transpose(0, 1), stride=2)
+        else:
+            back = F.conv_transpose2d(gradient, weight, padding=weight.shape[-1] // 2)
+        return back.to(ctx.like), None, None
 
 
 def _layout(device: torch.device) -> torch.memory_format:

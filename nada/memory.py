@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import op
-from nada.adapt import AdaptConfig
+from nada.adapt import AdaptConfig, trained_tensors
 from nada.clip import CLIP
 from nada.compute import uses_bf16
 from nada.generator import Generator, GeneratorConfig
@@ -35,11 +35,11 @@ class Convolution:
     before: int
     after: int
 
-    def saved(self, fused: bool) -> int:
+    def saved(self, fused: bool, weights: bool = True) -> int:
         """Numbers kept for the backward pass of one image: the input, its product with the style
         and the result; without fused operations also the filter's input and the product with the
-        demodulation."""
-        own = 2 * self.inputs * self.before**2 + self.outputs * self.after**2
+        demodulation. The product only where the weight is trained."""
+        own = (1 + weights) * self.inputs * self.before**2 + self.outputs * self.after**2
         if fused:
             return own
         filtered = self.outputs * (self.after + 1) ** 2 if self.after > self.before else 0
@@ -60,7 +60,12 @@ def convolutions(config: GeneratorConfig, resolution: int) -> list[list[Convolut
 
 
 def saved_bytes(
-    config: GeneratorConfig, resolution: int, checkpointing: bool, fused: bool, width: int
+    config: GeneratorConfig,
+    resolution: int,
+    checkpointing: bool,
+    fused: bool,
+    width: int,
+    weights: bool = True,
 ) -> int:
     """What the generator keeps for the backward pass of one image, all layers trained.
 
@@ -69,12 +74,15 @@ def saved_bytes(
         resolution, checkpointing: as `Generator.synthesis` takes them.
         fused: whether a compiled backend of `op` runs.
         width: bytes of a number in the convolutions, 4 or 2.
+        weights: whether weights train, or only the offsets of styles.
     """
     levels = convolutions(config, resolution)
 
     def whole(level: list[Convolution]) -> int:
-        clamped = config.clamp is not None  # a clamp keeps what it cuts off
-        return sum(conv.saved(fused) + clamped * conv.outputs * conv.after**2 for conv in level)
+        kept = sum(conv.saved(fused, weights) for conv in level)
+        if config.clamp is not None:  # a clamp keeps what it cuts off
+            kept += sum(conv.outputs * conv.after**2 for conv in level)
+        return kept
 
     last = levels[-1][-1]
     result = last.outputs * last.after**2  # what only the last to_rgb looks at
@@ -142,7 +150,10 @@ def _estimate(generator: Generator, clips: Sequence[CLIP], config: AdaptConfig, 
     at_once = min(config.micro_batch or config.batch, config.batch)
     last = convolutions(generator.config, options.resolution)[-1][-1]
     largest = width * last.outputs * last.after**2
-    kept = saved_bytes(generator.config, options.resolution, options.checkpointing, fused, width)
+    weights = config.parameters != "styles"
+    kept = saved_bytes(
+        generator.config, options.resolution, options.checkpointing, fused, width, weights
+    )
     images = 4 * 4 * 3 * options.resolution**2  # of both twins, their noise, a gradient
     pool = config.latent_pool * 4 * 3 * max(clip.resolution for clip in clips) ** 2
     activations = at_once * (kept + BACKWARD_BUFFERS * largest) + config.batch * (
@@ -152,10 +163,9 @@ def _estimate(generator: Generator, clips: Sequence[CLIP], config: AdaptConfig, 
 
 
 def weights_bytes(generator: Generator, config: AdaptConfig) -> int:
-    """Bytes of the trainable twin, and for each weight that trains its gradient, Adam's two moments
-    and the last good state."""
-    trained = [p for name in config.layers(generator) for p in generator.layer(name).parameters()]
-    return _bytes(generator.parameters()) + 4 * _bytes(trained)
+    """Bytes of what the trainable twin has of its own (`trainable_copy`): each tensor that trains,
+    its gradient, Adam's two moments and the last good state."""
+    return 5 * _bytes(trained_tensors(generator, config))
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
