@@ -6,7 +6,6 @@ Ctrl-C stops at once, but for the time that saving takes), 141 nobody reads what
 """
 
 import argparse
-import copy
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from nada.adapt import DivergedError, Progress, adapt
+from nada.adapt import DivergedError, Progress, adapt, trainable_copy
 from nada.checkpoint import fingerprint, load_generator, read_generator, save_generator
 from nada.clip import Encoder, load_clips
 from nada.convert import SUFFIXES, add_convert
@@ -256,7 +255,7 @@ def run_adapt(args: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
 
     start = blend(frozen, [(Delta.load(args.start), 1.0)]) if args.start else frozen
-    trainable = copy.deepcopy(start)
+    trainable = trainable_copy(start, preset.config)
     steps = adapt(start, trainable, loss, preset.config, select)
     with stop_on_signals() as stop:
         progress, status = follow(steps, preset.config.steps, args.json, stop)

@@ -4,6 +4,7 @@
 Method: StyleGAN-NADA, arXiv 2108.00946, section 3.2 and 3.3.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from nada.augment import TermsLoss
 from nada.clip import resize
 from nada.compute import PRECISIONS, SynthesisOptions, clip_in
 from nada.generator import Generator
-from nada.layers import candidates, freeze_all_but
+from nada.layers import OFFSET, PARAMETERS, candidates, freeze_all_but
 from nada.sample import ImageError, sample
 from nada.settings import Range, check, setting
 
@@ -65,6 +66,14 @@ class AdaptConfig:
     final_lr: float | None = setting(
         None, "Final learning rate", "Of Adam at the last step, reached along half a cosine.",
         range=Range(0, 10),
+    )  # fmt: skip
+    parameters: str = setting(
+        "weights", "What trains", "Of the chosen layers: all weights; styles, one offset for each "
+        "channel, a domain of kilobytes; or both.", choices=PARAMETERS, place=12,
+    )  # fmt: skip
+    style_lr: float = setting(
+        0.05, "Rate of styles", "Of Adam for the offsets of styles; falls as the other rate does.",
+        range=Range(0, 10), place=13, served=Range(1e-3, 1.0, 1e-3),
     )  # fmt: skip
     # beta1 = 0 lets no layer coast on steps of an earlier selection
     beta1: float = setting(
@@ -153,6 +162,11 @@ class AdaptConfig:
         """Where a run that begins at rate lr ends if it falls as far as this one; None: nowhere."""
         return self.final_lr and lr * self.final_lr / self.lr
 
+    def rates_at(self, step: int) -> tuple[float, float]:
+        """Adam's rates of weights and of style offsets in step 0 … steps − 1; both fall alike."""
+        lr = self.lr_at(step)
+        return lr, self.style_lr * (lr / self.lr if self.lr else 1.0)
+
     def lr_at(self, step: int) -> float:
         """Adam's rate for step 0 … steps − 1: half a cosine from lr to final_lr."""
         if self.final_lr is None:
@@ -171,7 +185,7 @@ class Progress:
         loss: the total, before this step's update.
         terms: its parts by name, unweighted.
         layers: what was trained in this step.
-        lr: Adam's rate.
+        lr: Adam's rate, of the style offsets where only they train.
         seconds: since the start.
         eta: seconds still to go.
         preview: adapted images [N, 3, H, W] in [-1, 1] of the preview seeds, None at most steps.
@@ -229,16 +243,16 @@ def adapt(
     source = FrozenTwin(frozen, config, options, getattr(loss_fn, "resolution", None), random)
     names = layers = config.layers(trainable)
     try:
-        freeze_all_but(trainable, names, config.train_noise)
+        freeze_all_but(trainable, names, config.train_noise, config.parameters)
         trained = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
         last_good = [parameter.detach().clone() for parameter in trained]
-        optimizer = _adam(trained, config)
+        optimizer = _adam(trainable, config)
         for step in range(config.steps):
             if select and step % (config.select_every or config.steps) == 0:
                 z = _draw_z(frozen, config.select_batch, random)
                 layers = tuple(select(trainable, z, names=names))
-                freeze_all_but(trainable, layers, config.train_noise)
-            optimizer.param_groups[0]["lr"] = lr = config.lr_at(step)
+                freeze_all_but(trainable, layers, config.train_noise, config.parameters)
+            lr = _set_rates(optimizer, config, step)
             optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
             ws, noise, images = source.draw()
             loss, terms = _backward(trainable, loss_fn, ws, noise, images, options)
@@ -250,17 +264,60 @@ def adapt(
             yield Progress(step + 1, config.steps, loss, terms, layers, lr, seconds, eta, preview)
     except FloatingPointError as error:
         _copy(last_good, trained)
-        raise DivergedError(step, str(error), config.lr_at(step)) from error
+        raise DivergedError(step, str(error), _set_rates(optimizer, config, step)) from error
     finally:
         trainable.requires_grad_(False)
         trainable.zero_grad(set_to_none=True)
 
 
-def _adam(trained: Sequence[Tensor], config: AdaptConfig) -> torch.optim.Adam:
+def trainable_copy(frozen: Generator, config: AdaptConfig) -> Generator:
+    """A copy to train, which shares with `frozen` the memory of all that `config` never trains.
+
+    So that a run of style offsets takes kilobytes, and any number of runs one generator. What is
+    shared must not be written to: `adapt` does not.
+
+    Args:
+        frozen: the generator to copy.
+        config: of the run that the copy is for, and for no other.
+    """
+    own = {id(tensor) for tensor in trained_tensors(frozen, config)}
+    memo: dict[int, object] = {id(buffer): buffer.detach() for buffer in frozen.buffers()}
+    for parameter in frozen.parameters():
+        if id(parameter) not in own:
+            memo[id(parameter)] = torch.nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(frozen, memo)
+
+
+def trained_tensors(generator: Generator, config: AdaptConfig) -> list[Tensor]:
+    """The parameters that a run may train, whatever layers it chooses."""
+    return [
+        parameter
+        for name in config.layers(generator)
+        for key, parameter in generator.layer(name).named_parameters()
+        if key == OFFSET or config.parameters != "styles"
+    ]
+
+
+def _adam(trainable: Generator, config: AdaptConfig) -> torch.optim.Adam:
     """In one pass over each tensor where there is code for that: an update of the bundled generator
     takes one thread of a CPU 3.5 instead of 15 ms."""
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
-    return torch.optim.Adam(trained, config.lr, (config.beta1, config.beta2), fused=fused)
+    groups: dict[bool, list[Tensor]] = {}  # a group for each rate: style offsets have their own
+    for key, parameter in trainable.named_parameters():
+        if parameter.requires_grad:
+            offset = config.parameters != "weights" and key.endswith(f".{OFFSET}")
+            groups.setdefault(offset, []).append(parameter)
+    fused = all(p.device.type in ("cpu", "cuda") for group in groups.values() for p in group)
+    betas = (config.beta1, config.beta2)
+    by_rate = [{"params": group, "offsets": offset} for offset, group in sorted(groups.items())]
+    return torch.optim.Adam(by_rate, config.lr, betas, fused=fused)
+
+
+def _set_rates(optimizer: torch.optim.Adam, config: AdaptConfig, step: int) -> float:
+    """Give each group its rate for a step; the first of them, which `Progress` tells."""
+    rates = config.rates_at(step)
+    for group in optimizer.param_groups:
+        group["lr"] = rates[group["offsets"]]
+    return optimizer.param_groups[0]["lr"]
 
 
 def _check_twins(frozen: Generator, trainable: Generator) -> None:

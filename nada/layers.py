@@ -20,6 +20,11 @@ from nada.settings import Range, check, setting
 
 Objective = Callable[[Tensor], Tensor]  # images [N, 3, H, W] → scalar, a mean over the batch
 
+# What of a layer is trained: all its tensors; only the offsets that StyleDomain (ICCV 2023) adds
+# to its style s = A(w), which are the bias of the affine A; or all, the offsets at their own rate.
+PARAMETERS = ("weights", "styles", "both")
+OFFSET = "conv.modulation.bias"  # [I], one number for each input channel
+
 SHIFT_LR = 0.01  # of the one step on w+ that the paper takes; scales all scores alike
 # a step's usual batch, so that selection needs no more memory
 SELECTION_OPTIONS = SynthesisOptions(micro_batch=2)
@@ -37,16 +42,20 @@ def candidates(generator: Generator, to_rgb: bool = False, resolution: int = 0) 
     return (*convs, *(rgbs if to_rgb else ()))
 
 
-def freeze_all_but(generator: Generator, names: Sequence[str], noise: bool = True) -> None:
+def freeze_all_but(
+    generator: Generator, names: Sequence[str], noise: bool = True, parameters: str = "weights"
+) -> None:
     """Let exactly the parameters of the layers `names` have gradients.
 
     Args:
         noise: let the strength of their noise have them too.
+        parameters: one of PARAMETERS; with "styles" the offsets alone.
     """
     generator.requires_grad_(False)
     for name in names:
         for key, parameter in generator.layer(name).named_parameters():
-            parameter.requires_grad_(noise or key != "noise.weight")
+            wanted = key == OFFSET if parameters == "styles" else noise or key != "noise.weight"
+            parameter.requires_grad_(wanted)
 
 
 def row_of(generator: Generator) -> dict[str, int]:

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from nada.adapt import AdaptConfig, DivergedError, adapt
+from nada.adapt import AdaptConfig, DivergedError, adapt, trainable_copy
 from nada.guidance import GlobalLoss, GuidanceConfig, build_loss
 from nada.layers import (
     SELECTORS,
@@ -200,6 +200,89 @@ def test_only_selected_layers_change(generator, loss, chosen):
     adapted, story = run(generator, loss, config, lambda *args, names: chosen)
     assert layers_of(changed(generator, adapted)) == set(chosen)
     assert all(progress.layers == tuple(chosen) for progress in story)
+
+
+STYLES = dataclasses.replace(QUICK, parameters="styles", style_lr=0.05, train_to_rgb=True)
+
+
+def test_a_run_of_styles_changes_their_offsets_alone(generator, loss):
+    adapted, story = run(generator, loss, dataclasses.replace(STYLES, steps=30, batch=4))
+    names = candidates(generator, to_rgb=True)
+    assert changed(generator, adapted) == {f"{name}.conv.modulation.bias" for name in names}
+    last = sum(progress.loss for progress in story[-5:]) / 5
+    assert last < story[0].loss - 0.1
+
+
+def test_offsets_are_added_to_the_styles(generator, loss):
+    """s' = A(w) + Δ: what trains is StyleDomain's Δ, whatever it is called."""
+    adapted, _ = run(generator, loss, STYLES)
+    w = generator.mapping(torch.randn(3, generator.z_dim))[:, 0]
+    for name in candidates(generator, to_rgb=True):
+        conv, moved = generator.layer(name).conv, adapted.layer(name).conv
+        delta = moved.modulation.bias - conv.modulation.bias
+        expected = conv.style(w) + delta * conv.scale
+        torch.testing.assert_close(moved.style(w), expected)
+
+
+def test_both_train_at_a_rate_each(generator, loss):
+    """In its first step, without momentum, Adam moves every number by its rate."""
+    config = dataclasses.replace(
+        QUICK, steps=1, parameters="both", lr=0.001, style_lr=0.03, beta1=0.0, beta2=0.9
+    )
+    adapted, story = run(generator, loss, config)
+    for key, value in adapted.state_dict().items():
+        moved = (value - generator.state_dict()[key]).abs().max().item()
+        if moved:
+            rate = 0.03 if key.endswith("conv.modulation.bias") else 0.001
+            assert moved == pytest.approx(rate, rel=0.05), key
+    assert story[0].lr == 0.001
+
+
+def test_the_rate_of_styles_falls_as_that_of_weights_does():
+    config = dataclasses.replace(STYLES, steps=5, lr=0.004, final_lr=0.001)
+    assert config.rates_at(0) == (0.004, 0.05)
+    assert config.rates_at(4) == pytest.approx((0.001, 0.0125))
+    assert dataclasses.replace(STYLES, lr=0.0).rates_at(3) == (0.0, 0.05)
+
+
+def test_progress_tells_the_rate_of_what_trains(generator, loss):
+    assert run(generator, loss, STYLES)[1][0].lr == 0.05
+
+
+@pytest.mark.parametrize("parameters", ["weights", "styles", "both"])
+def test_a_copy_that_shares_trains_like_a_whole_one(generator, loss, parameters):
+    config = dataclasses.replace(QUICK, parameters=parameters, train_to_rgb=True)
+    before, (whole, story) = copy.deepcopy(generator), run(generator, loss, config)
+    shared = trainable_copy(generator, config)
+    again = list(adapt(generator, shared, loss, config))
+    assert [progress.loss for progress in again] == [progress.loss for progress in story]
+    assert not changed(whole, shared) and changed(before, shared)
+    assert not changed(before, generator)
+
+
+def test_a_copy_for_styles_has_kilobytes_of_its_own(generator):
+    copied = trainable_copy(generator, STYLES)
+    theirs = {tensor.data_ptr() for tensor in generator.state_dict().values()}
+    own = {k: v for k, v in copied.state_dict().items() if v.data_ptr() not in theirs}
+    names = candidates(generator, to_rgb=True)
+    assert set(own) == {f"{name}.conv.modulation.bias" for name in names}
+    assert copied.mean_latent.data_ptr() == generator.mean_latent.data_ptr()
+    assert not any(parameter.requires_grad for parameter in generator.parameters())
+
+
+def test_a_run_of_styles_that_diverges_keeps_its_last_good_offsets(generator, clip_tiny):
+    class Blinding(GlobalLoss):
+        calls = 0
+
+        def forward(self, source, adapted):
+            self.calls += 1
+            return super().forward(adapted) * (torch.nan if self.calls == 3 else 1)
+
+    trainable, kept = trainable_copy(generator, STYLES), []
+    with pytest.raises(DivergedError, match=r"step 3.*now 0\.05"):
+        for _ in adapt(generator, trainable, Blinding(clip_tiny, "sketch"), STYLES):
+            kept.append(copy.deepcopy(trainable))
+    assert not changed(kept[0], trainable)
 
 
 @pytest.mark.parametrize("every, calls", [(0, 1), (1, 5), (2, 3), (4, 2), (9, 1)])

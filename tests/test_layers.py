@@ -218,6 +218,12 @@ def test_freezing_frees_all_parameters_of_the_named_layers(generator):
     }
 
 
+def test_freezing_for_styles_frees_their_offsets_alone(generator):
+    freeze_all_but(generator, ["convs.1", "to_rgb1"], parameters="styles")
+    free = {key for key, value in generator.named_parameters() if value.requires_grad}
+    assert free == {"convs.1.conv.modulation.bias", "to_rgb1.conv.modulation.bias"}
+
+
 def test_unknown_layers_get_a_sentence(generator, z, objective):
     with pytest.raises(ValueError, match=r"no layer 'convs\.9'"):
         select_by_gradient(generator, z, objective, 1, ["convs.9"])

@@ -14,6 +14,7 @@ import op
 from nada import machine
 from nada.adapt import AdaptConfig
 from nada.generator import Generator, GeneratorConfig
+from nada.layers import candidates, freeze_all_but
 from nada.machine import _left_in_group, free_bytes
 from nada.memory import (
     TooLittleMemory,
@@ -45,14 +46,16 @@ def kept_by(run) -> dict[int, torch.Tensor]:
     return kept
 
 
+@pytest.mark.parametrize("parameters", ["weights", "styles"])
 @pytest.mark.parametrize("clamp", [None, 256.0])
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
-def test_what_the_generator_keeps_is_told_from_its_shapes(backend, clamp):
+def test_what_the_generator_keeps_is_told_from_its_shapes(backend, clamp, parameters):
     if backend in BACKENDS and (reason := missing(BACKENDS[backend])):
         pytest.skip(reason)
     chosen = op.use_backend(backend)
     config = dataclasses.replace(NARROW, clamp=clamp)
     generator = Generator(config)
+    freeze_all_but(generator, candidates(generator, to_rgb=True), parameters=parameters)
     ws = generator.mapping(torch.randn(1, 16)).detach()
     weights = {p.untyped_storage().data_ptr() for p in generator.parameters()}
     with chosen:
@@ -61,7 +64,7 @@ def test_what_the_generator_keeps_is_told_from_its_shapes(backend, clamp):
         tensor for place, tensor in kept.items() if tensor.ndim == 4 and place not in weights
     ]
     counted = sum(tensor.untyped_storage().nbytes() for tensor in features)
-    told = saved_bytes(config, 64, checkpointing=False, fused=backend == "cpp", width=4)
+    told = saved_bytes(config, 64, False, backend == "cpp", 4, parameters == "weights")
     assert told == pytest.approx(counted, rel=0.12)
 
 
@@ -87,12 +90,12 @@ def test_what_clip_keeps_is_measured_without_numbers(clip_a):
 
 # as the page and the command line run: freed memory kept, which takes the most
 MEASURE = """
-import copy, json, sys
+import json, sys
 from pathlib import Path
 from nada.machine import keep_freed_memory
 keep_freed_memory()
 import torch
-from nada.adapt import AdaptConfig, adapt
+from nada.adapt import AdaptConfig, adapt, trainable_copy
 from nada.generator import Generator, GeneratorConfig
 from nada.guidance import DirectionalLoss
 from nada.memory import estimate
@@ -107,7 +110,7 @@ config = AdaptConfig(steps=2, **json.loads(sys.argv[1]))
 frozen.synthesis(frozen.mapping(torch.randn(1, 64)))  # libraries load what they need
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, from what is held now
 before = peak_bytes()
-list(adapt(frozen, copy.deepcopy(frozen), loss, config))
+list(adapt(frozen, trainable_copy(frozen, config), loss, config))
 after = peak_bytes()
 print(json.dumps([after - before, estimate(frozen, [clip], config)]))
 """
@@ -118,7 +121,13 @@ print(json.dumps([after - before, estimate(frozen, [clip], config)]))
     not os.access("/proc/self/clear_refs", os.W_OK), reason="no Linux that counts the peak anew"
 )
 @pytest.mark.parametrize(
-    "settings", [{"batch": 4}, {"batch": 4, "micro_batch": 1}, {"batch": 2, "checkpointing": True}]
+    "settings",
+    [
+        {"batch": 4},
+        {"batch": 4, "micro_batch": 1},
+        {"batch": 2, "checkpointing": True},
+        {"batch": 4, "parameters": "styles"},
+    ],
 )
 def test_a_process_takes_about_what_was_told(settings):
     """The median of three: one process finds the pieces that it freed and another does not."""

@@ -1,6 +1,5 @@
 """One trial: train, look along the way, measure, write its folder."""
 
-import copy
 import json
 import platform
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from nada.adapt import DivergedError, Progress, adapt
+from nada.adapt import DivergedError, Progress, adapt, trainable_copy
 from nada.delta import diff
 from nada.experiments.folder import (
     CURVE,
@@ -68,7 +67,7 @@ def perform(trial: Trial, folder: Path, workbench: Workbench, threads: int | Non
 
 
 def _perform(trial: Trial, folder: Path, workbench: Workbench) -> dict:
-    adapted = copy.deepcopy(workbench.base(trial))
+    adapted = trainable_copy(workbench.base(trial), trial.preset.config)
     last, diverged, images = train_and_look(trial, workbench, adapted, folder / CURVE)
     save_domain(trial, workbench, adapted, last, folder)
     result = {

@@ -9,7 +9,6 @@ share what nobody writes to, the base generator and CLIP.
 
 import contextlib
 import contextvars
-import copy
 import shutil
 import threading
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nada.adapt import DivergedError, Progress, adapt
+from nada.adapt import DivergedError, Progress, adapt, trainable_copy
 from nada.delta import Delta, DeltaError, blend, diff
 from nada.facts import file_name, measured_facts, run_facts
 from nada.formats.files import check_place
@@ -132,7 +131,7 @@ def train(
         before = _preview(base, job)
         start = base if job.start is None else blend(base, [(Delta.load(job.start), 1.0)])
         loss, select = prepare(models.clips, job.target, job.preset)
-        trainable = copy.deepcopy(start)
+        trainable = trainable_copy(start, config)
     yield TrainingEvent(before, before if start is base else _preview(trainable, job), plan=plan)
     progress, end, error = None, "finished", None
     steps = adapt(start, trainable, loss, config, select)
