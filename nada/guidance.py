@@ -72,14 +72,28 @@ def text_direction(
     Raises:
         PromptError: a prompt cannot be read, or both mean the same to this model.
     """
+    return F.normalize(text_move(clip, source, target, templates), dim=0)
+
+
+def text_move(
+    clip: Encoder, source: str, target: str, templates: Sequence[str] = TEMPLATES
+) -> Tensor:
+    """[D] from a source prompt to a target prompt, averaged over templates: ΔT as it is.
+
+    Its length, which `text_direction` does away with, says how far the words lie apart, and so
+    about how far images should move (`reach_of`).
+
+    Raises:
+        PromptError: a prompt cannot be read, or both mean the same to this model.
+    """
     before, after = (prompt_features(clip, prompt, templates) for prompt in (source, target))
-    direction = (after - before).mean(dim=0)
-    if direction.norm() < 1e-3:
+    move = (after - before).mean(dim=0)
+    if move.norm() < 1e-3:
         raise PromptError(
             f"{quote(source)} and {quote(target)} are the same to CLIP model "
             f"{clip.name}: choose a target that differs from the source."
         )
-    return F.normalize(direction, dim=0)
+    return move
 
 
 def image_direction(clip: Encoder, source_images: Tensor, target_images: Tensor) -> Tensor:
@@ -200,6 +214,58 @@ class InDomainLoss(FeatureLoss):
         return change.square().sum() / (count * (count - 1))
 
 
+class CapLoss(FeatureLoss):
+    """mean max(0, p/ℓ − 1)², p the way gone along the direction: nothing on the way, and a rail
+    behind the end.
+
+    Args:
+        clip: E.
+        direction: [D], from `text_direction` or `image_direction`.
+        length: ℓ, how far along it the images should go, above 0.
+    """
+
+    direction: Tensor
+
+    def __init__(self, clip: Encoder, direction: Tensor, length: float):
+        super().__init__(clip)
+        self.length = length
+        self.register_buffer("direction", F.normalize(direction.detach().float(), dim=-1))
+
+    def compare(self, source: Tensor, adapted: Tensor) -> Tensor:
+        return (self.way(source, adapted) - 1).clamp(min=0).square().mean()
+
+    def way(self, source: Tensor, adapted: Tensor) -> Tensor:
+        """[N]: how much of the way each image has gone; 0 at the start, 1 at the end."""
+        return (adapted - source) @ self.direction / self.length
+
+
+class WayGone(CapLoss):
+    """The mean of the way gone: looked at, never trained on."""
+
+    @torch.no_grad()
+    def compare(self, source: Tensor, adapted: Tensor) -> Tensor:
+        return self.way(source, adapted).mean()
+
+
+class PointLoss(FeatureLoss):
+    """1 − cos(E(adapted), E(source) + move), averaged over the batch: to each image a target of its
+    own, as far from it as the move is long.
+
+    Args:
+        clip: E.
+        move: [D], a direction times how far to go.
+    """
+
+    move: Tensor
+
+    def __init__(self, clip: Encoder, move: Tensor):
+        super().__init__(clip)
+        self.register_buffer("move", move.detach().float())
+
+    def compare(self, source: Tensor, adapted: Tensor) -> Tensor:
+        return (1 - F.cosine_similarity(adapted, source + self.move, dim=1)).mean()
+
+
 class WeightedSum(nn.Module):
     """Σ weight · term over {name: (weight, term)}; each term a FeatureLoss."""
 
@@ -253,6 +319,18 @@ class GuidanceConfig:
     lambda_in_domain: float = setting(
         0.0, "In-domain loss", "Weight: keeps people different.",
         range=Range(0, 1000), name="in_domain", place=8, served=Range(0.0, 10.0, 0.05),
+    )  # fmt: skip
+    lambda_cap: float = setting(
+        0.0, "Cap", "Weight: holds back what goes further than the words ask.",
+        range=Range(0, 1000), name="cap", place=14, served=Range(0.0, 20.0, 0.5),
+    )  # fmt: skip
+    lambda_point: float = setting(
+        0.0, "Point loss", "Weight: to each picture its own target, as far off as the words ask.",
+        range=Range(0, 1000), name="point", place=15, served=Range(0.0, 10.0, 0.05),
+    )  # fmt: skip
+    reach: float = setting(
+        1.0, "Reach", "How far to go, of what the words ask: for the cap and the point loss.",
+        range=Range(0.05, 10), place=16, served=Range(0.1, 2.0, 0.05),
     )  # fmt: skip
     views: int = setting(
         0, "Views", "Randomly changed copies of each image that CLIP sees; 0 for the image itself.",
@@ -311,13 +389,38 @@ def _terms(
     clip: Encoder, source: str, target: str, config: GuidanceConfig
 ) -> dict[str, tuple[float, FeatureLoss]]:
     # The direction is taken in any case: it is what notices a bad or a pointless pair of prompts.
-    direction = text_direction(clip, source, target, config.prompt_templates)
-    terms = {
-        "directional": (config.lambda_directional, DirectionalLoss(clip, direction)),
+    move = text_move(clip, source, target, config.prompt_templates)
+    terms: dict[str, tuple[float, FeatureLoss]] = {
+        "directional": (config.lambda_directional, DirectionalLoss(clip, move)),
         "global": (config.lambda_global, GlobalLoss(clip, target)),
         "in_domain": (config.lambda_in_domain, InDomainLoss(clip)),
     }
-    return {name: term for name, term in terms.items() if term[0]}
+    terms |= _reach_terms(clip, move, config)
+    weighted = {name: term for name, term in terms.items() if term[0]}
+    return weighted | {"way": terms["way"]} if weighted and "way" in terms else weighted
+
+
+def _reach_terms(
+    clip: Encoder, move: Tensor, config: GuidanceConfig
+) -> dict[str, tuple[float, FeatureLoss]]:
+    """What needs to know how far the words ask to go; nothing where the model cannot tell."""
+    if (share := reach_of(clip)) is None:
+        return {}
+    asked = share * move  # [D], what the words ask
+    wanted = config.reach * asked
+    length = float(wanted.norm())
+    return {
+        "cap": (config.lambda_cap, CapLoss(clip, move, length)),
+        "point": (config.lambda_point, PointLoss(clip, wanted)),
+        # in units of what the words ask, whatever was asked of the run
+        "way": (0.0, WayGone(clip, move, float(asked.norm()))),
+    }
+
+
+def reach_of(clip: Encoder) -> float | None:
+    """How far images of a domain lie from those of the source, along the text direction and as a
+    share of its length: the encoder's `reach`; None where nobody has measured that."""
+    return getattr(clip, "reach", None)
 
 
 def target_loss(clips: Sequence[Encoder], target: str) -> Callable[[Tensor], Tensor]:

@@ -77,7 +77,7 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return ((got - expected).norm() / expected.norm()).item()
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=180):
     """The first true value of a condition; fails when it takes too long."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -1,5 +1,7 @@
 """Directions and losses against the reference program's numbers and against a line of algebra."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,16 +10,19 @@ from nada.clip import PromptError, resize
 from nada.guidance import (
     TEMPLATES,
     Augmented,
+    CapLoss,
     DirectionalLoss,
     GlobalLoss,
     GuidanceConfig,
     InDomainLoss,
+    PointLoss,
     WeightedSum,
     build_loss,
     image_direction,
     prompt_features,
     target_loss,
     text_direction,
+    text_move,
 )
 from tests.helpers import golden, make_clip, relative_error
 
@@ -166,6 +171,63 @@ def test_objective_is_the_weighted_sum_of_its_terms(clip_tiny):
     torch.testing.assert_close(loss.terms(source, adapted), parts)
     expected = 1.5 * parts["directional"] + 2 * parts["global"] + 0.25 * parts["in_domain"]
     torch.testing.assert_close(loss(source, adapted), expected)
+
+
+@pytest.fixture
+def measured(clip_tiny, monkeypatch):
+    """A CLIP of which is known how far images of a domain lie along the words."""
+    monkeypatch.setattr(clip_tiny, "reach", 0.8, raising=False)
+    return clip_tiny
+
+
+def test_the_cap_holds_back_only_what_goes_too_far(clip_tiny):
+    source = F.normalize(torch.randn(4, 16), dim=1)
+    direction = F.normalize(torch.randn(16), dim=0)
+    ways = torch.tensor([0.5, 0.999, 1.25, 2.0]) * 0.4
+    adapted = (source + ways[:, None] * direction).requires_grad_(True)
+    loss = CapLoss(clip_tiny, direction * 3, 0.4).compare(source, adapted)
+    torch.testing.assert_close(loss, torch.tensor((0.25**2 + 1) / 4))
+    loss.backward()
+    held = adapted.grad @ direction
+    assert not adapted.grad[:2].any() and (held[2:] > 0).all()
+
+
+def test_the_point_loss_is_none_where_the_words_lead(clip_tiny):
+    source, move = F.normalize(torch.randn(3, 16), dim=1), 0.5 * torch.randn(16)
+    loss = PointLoss(clip_tiny, move)
+    there = F.normalize(source + move, dim=1)
+    assert loss.compare(source, there).item() == pytest.approx(0, abs=1e-6)
+    cosines = [F.cosine_similarity(a, b + move, dim=0) for a, b in zip(source, source)]
+    torch.testing.assert_close(loss.compare(source, source), 1 - sum(cosines) / 3)
+
+
+def test_reach_is_measured_in_what_the_words_ask(measured):
+    source, adapted = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    config = GuidanceConfig(lambda_cap=4.0, lambda_point=1.0, reach=0.5)
+    loss = build_loss([measured], "photo", "sketch", config)
+    terms = loss.terms(source, adapted)
+    assert list(terms) == ["directional", "cap", "point", "way"]
+    before, after = (measured.encode_image(images) for images in (source, adapted))
+    move = text_move(measured, "photo", "sketch")
+    asked = 0.8 * move.norm()
+    gone = (after - before) @ (move / move.norm()) / asked
+    torch.testing.assert_close(terms["way"], gone.mean())
+    torch.testing.assert_close(terms["cap"], (gone / 0.5 - 1).clamp(min=0).square().mean())
+    torch.testing.assert_close(
+        terms["point"], PointLoss(measured, 0.5 * 0.8 * move).compare(before, after)
+    )
+    total = terms["directional"] + 4 * terms["cap"] + terms["point"]
+    torch.testing.assert_close(loss.total(terms), total)  # the way gone is only looked at
+
+
+def test_where_reach_was_never_measured_cap_and_point_are_off(clip_tiny):
+    config = GuidanceConfig(lambda_cap=4.0, lambda_point=1.0)
+    loss = build_loss([clip_tiny], "photo", "sketch", config)
+    assert loss.weights == {"directional": 1.0}
+    with pytest.raises(ValueError, match="at least one term"):
+        build_loss(
+            [clip_tiny], "photo", "sketch", dataclasses.replace(config, lambda_directional=0.0)
+        )
 
 
 def test_each_batch_is_encoded_once_however_many_terms_look_at_it(clip_tiny, monkeypatch):

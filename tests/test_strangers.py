@@ -428,6 +428,7 @@ def test_strangers_files_leave_the_page_as_it_is(visit, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a run and four waits for the page with each of them
 def test_all_strangers_files_one_after_another_in_one_page(visit, tmp_path):
     try_files(visit(), tmp_path, ALL)
 

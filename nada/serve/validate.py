@@ -136,7 +136,7 @@ def check_job(models: ServedModels, base: Preset, settings: dict) -> Job:
     if preset.selection.k > most:
         raise BadInput("k", f"This generator has {most} layers to train: choose k up to {most}.")
     guidance = preset.guidance
-    if not (guidance.lambda_directional or guidance.lambda_global):
+    if not (guidance.lambda_directional or guidance.lambda_global or guidance.lambda_point):
         raise BadInput("directional", "Nothing guides: weigh the directional or the global loss.")
     if guidance.lambda_in_domain and preset.config.batch < 2:
         raise BadInput("batch", "The in-domain loss compares pictures: choose a batch from 2 on.")
