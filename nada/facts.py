@@ -14,7 +14,7 @@ import torch
 
 from nada.adapt import Progress
 from nada.checkpoint import Origin, fingerprint, read_generator
-from nada.clip import Encoder, load_clip
+from nada.clip import Encoder, Unclear, known_words, load_clip
 from nada.delta import Delta, Strength, Weight
 from nada.formats.messages import quote_all
 from nada.formats.recognised import CLIP, DOMAIN, AnotherModelError
@@ -210,12 +210,16 @@ def _domain_facts(path: Path) -> dict:
 
 
 def _clip_facts(path: Path) -> dict:
-    clip = load_clip(path)
-    words = f"it was trained on {len(clip.words)} words" if clip.words else None
+    try:
+        clip = load_clip(path)
+    except Unclear as error:
+        return {"kind": "CLIP", "unusual": [str(error)]}
+    words = known_words(clip)
     return {
         "kind": "CLIP",
+        "used": type(clip).__name__,
         "resolution": clip.resolution,
         "context": clip.context_length,
         "parameters": sum(weight.numel() for weight in clip.parameters()),
-        "unusual": [words] if words else [],
+        "unusual": [f"it was trained on {len(words)} words"] if words else [],
     }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import op
 from nada.adapt import AdaptConfig, trained_tensors
-from nada.clip import CLIP
+from nada.clip import Encoder
 from nada.compute import uses_bf16
 from nada.generator import Generator, GeneratorConfig
 from nada.machine import free_bytes
@@ -92,8 +92,11 @@ def saved_bytes(
     return width * (between + max(map(whole, levels)) + result)
 
 
-def clip_bytes(clip: CLIP) -> int:
-    """What CLIP keeps for the backward pass of one image, measured on the meta device."""
+def clip_bytes(clip: Encoder) -> int:
+    """What CLIP keeps for the backward pass of one image, measured on the meta device; 0 for an
+    encoder that is no module, of which nobody knows."""
+    if not isinstance(clip, torch.nn.Module):
+        return 0
     model = _without_numbers(clip)
     side = clip.resolution
     weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
@@ -114,7 +117,7 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _without_numbers(clip: CLIP) -> CLIP:
+def _without_numbers(clip: torch.nn.Module) -> torch.nn.Module:
     """The same architecture on the meta device, where tensors have shapes only."""
     memo = {id(p): torch.nn.Parameter(p.to("meta"), False) for p in clip.parameters()}
     return copy.deepcopy(clip, memo).to("meta")
@@ -125,7 +128,7 @@ class TooLittleMemory(ValueError):
 
 
 def estimate(
-    generator: Generator, clips: Sequence[CLIP], config: AdaptConfig, views: int = 0
+    generator: Generator, clips: Sequence[Encoder], config: AdaptConfig, views: int = 0
 ) -> int:
     """Bytes that `adapt` takes beside the loaded models, at its peak.
 
@@ -138,12 +141,14 @@ def estimate(
     return _estimate(generator, clips, config, _seen(clips, views))
 
 
-def _seen(clips: Sequence[CLIP], views: int) -> int:
+def _seen(clips: Sequence[Encoder], views: int) -> int:
     """What the CLIP models keep of one image."""
     return sum(map(clip_bytes, clips)) * max(1, views)
 
 
-def _estimate(generator: Generator, clips: Sequence[CLIP], config: AdaptConfig, seen: int) -> int:
+def _estimate(
+    generator: Generator, clips: Sequence[Encoder], config: AdaptConfig, seen: int
+) -> int:
     options, device = config.synthesis_options(generator), generator.mean_latent.device
     fused = op.describe(device)["runs"] != "reference"
     width = 2 if uses_bf16(config.precision, device) else 4
@@ -198,7 +203,7 @@ def plans(generator: Generator, config: AdaptConfig) -> Iterator[AdaptConfig]:
 
 def fit(
     generator: Generator,
-    clips: Sequence[CLIP],
+    clips: Sequence[Encoder],
     config: AdaptConfig,
     views: int = 0,
     free: int | None = None,
@@ -227,7 +232,7 @@ def fit(
 
 
 def fit_preset(
-    generator: Generator, clips: Sequence[CLIP], preset: Preset, free: int | None = None
+    generator: Generator, clips: Sequence[Encoder], preset: Preset, free: int | None = None
 ) -> tuple[Preset, str]:
     """A preset that fits into memory, and what was changed in a sentence, "" for nothing.
 

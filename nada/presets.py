@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from nada.adapt import AdaptConfig, Select
 from nada.augment import Augmented
-from nada.clip import CLIP
+from nada.clip import Encoder
 from nada.compute import SynthesisOptions
 from nada.formats.catalogue import CATALOGUE
 from nada.generator import Generator
@@ -147,7 +147,7 @@ def preset_for(source: str, generator: Generator | None = None) -> Suited:
 
 
 def prepare(
-    clips: Sequence[CLIP], target: str, preset: Preset
+    clips: Sequence[Encoder], target: str, preset: Preset
 ) -> tuple[WeightedSum | Augmented, Select]:
     """The loss and the selector of a preset for a target prompt, as `adapt` takes them.
 

@@ -25,6 +25,7 @@ from nada.checkpoint import (
     read_contents,
     save_generator,
 )
+from nada.clip import save_clip
 from nada.delta import Delta, DeltaError, diff
 from nada.facts import file_facts
 from nada.formats.catalogue import choose, locate
@@ -625,9 +626,12 @@ def test_info_of_a_domain_and_of_a_clip(tmp_path, native, clip_tiny, capsys):
     assert (facts["kind"], facts["title"]) == ("domain", "a sketch")
     assert facts["base"] == fingerprint(native) and facts["tensors"] == len(delta.tensors)
 
+    save_clip(clip_tiny.model, tmp_path / "clip.safetensors", {320}, {"a"})
+    facts = told(capsys, tmp_path / "clip.safetensors")
+    assert (facts["kind"], facts["resolution"], facts["context"]) == ("CLIP", 16, 24)
     torch.save(clip_tiny.model.state_dict(), tmp_path / "clip.pt")
     facts = told(capsys, tmp_path / "clip.pt")
-    assert (facts["kind"], facts["resolution"], facts["context"]) == ("CLIP", 16, 24)
+    assert facts["kind"] == "CLIP" and "does not say which activation" in facts["unusual"][0]
 
 
 def test_info_of_what_cannot_be_used_is_its_sentence(tmp_path, capsys):

@@ -67,7 +67,7 @@ class BenchScene:
 
     @property
     def _features(self) -> int:
-        return self.clip.model.text_projection.shape[1]
+        return self.clip.encode_text([TARGET]).shape[1]
 
 
 def scene_for(size: int, args: argparse.Namespace, device: torch.device) -> BenchScene:

@@ -5,7 +5,6 @@ mean: `nada.experiments.measure.assess`.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from statistics import mean, pstdev
 
 from PIL import Image
 
-from nada.clip import bundled_path
+from nada.clip import bundled_path, split_names
 from nada.demo.styles import HELD_OUT, STYLES, TARGETS, TUNED
 from nada.experiments.folder import GRID, home
 from nada.experiments.measure import REGIONS, assess_base
@@ -102,7 +101,7 @@ def trials_for(args: argparse.Namespace) -> list[Trial]:
 
 def first_clip(spec: str) -> str:
     """The first model of an ensemble as `load_clips` takes it: the one that measures."""
-    name = spec if os.path.isfile(spec) else spec.split("+")[0].strip()
+    name = split_names(spec)[0]
     return str(bundled_path("demo")) if name == "demo" else name
 
 

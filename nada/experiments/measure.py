@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nada.clip import CLIP
+from nada.clip import Encoder
 from nada.demo.captions import ATTRIBUTES, attributes_of
 from nada.demo.judge import Judge, has_attribute, verdicts
 from nada.demo.render import draw, factors_of, portrait
@@ -62,7 +62,7 @@ class ShownPeople(NamedTuple):
 class Ensemble:
     """Several CLIP models as one `Encoder`: its features' cosine is the mean of theirs."""
 
-    def __init__(self, clips: Sequence[CLIP]):
+    def __init__(self, clips: Sequence[Encoder]):
         self.clips = clips
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from nada.checkpoint import CHECKPOINTS, fingerprint, load_generator, sha256
-from nada.clip import CLIP, load_clips
+from nada.clip import ClipModule, load_clips, split_names
 from nada.demo.judge import Judge, load_judge
 from nada.demo.render import Z_DIM
 from nada.demo.styles import TARGETS
@@ -55,7 +55,7 @@ class Workbench:
         """The trial's generator before adaptation."""
         return self._base(self.generator(trial.generator), trial.settings["noise_strength"])
 
-    def guides(self, trial: Trial) -> list[CLIP]:
+    def guides(self, trial: Trial) -> list[ClipModule]:
         """The CLIP models that guide the trial."""
         return self.clips(trial.settings["clip"])
 
@@ -75,10 +75,10 @@ class Workbench:
             )
         return Observer(base, Ensemble(self.clips(clip)), self.judge(judge))
 
-    def _clips(self, spec: str) -> list[CLIP]:
+    def _clips(self, spec: str) -> list[ClipModule]:
         """As `load_clips`; "checkpoints/clip-resnet.safetensors" is found from any folder."""
-        ours = (CHECKPOINTS.parent / name for name in spec.split("+"))
-        names = [str(o) if o.is_file() else n for o, n in zip(ours, spec.split("+"))]
+        ours = {name: CHECKPOINTS.parent / name for name in split_names(spec)}
+        names = [str(path) if path.is_file() else name for name, path in ours.items()]
         return load_clips("+".join(names), self.device)
 
     def _judge(self, name: str) -> Judge | None:
@@ -107,7 +107,7 @@ class Workbench:
         return found
 
 
-def _tensors(clips: list[CLIP]) -> dict[str, Tensor]:
+def _tensors(clips: list[ClipModule]) -> dict[str, Tensor]:
     return {
         f"{i}.{key}": value
         for i, clip in enumerate(clips)

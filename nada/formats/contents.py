@@ -91,7 +91,7 @@ def read_contents(path: Path) -> Iterator[Contents]:
     if not path.is_file():
         raise CheckpointError(f"There is no generator file {str(path)!r}: check the path.")
     refuse_stand_ins(path)
-    if _is_safetensors(path):
+    if is_safetensors(path):
         state, metadata = lazy_safetensors(path)
         with _named(path):
             if metadata.get("format") == FORMAT:
@@ -115,7 +115,7 @@ def _named(path: Path) -> Iterator[None]:
         raise
 
 
-def _is_safetensors(path: Path) -> bool:
+def is_safetensors(path: Path) -> bool:
     """Whether the first bytes are those of a safetensors file, or only its name can tell.
 
     Raises:
@@ -133,8 +133,7 @@ def _is_safetensors(path: Path) -> bool:
     for start, name in OTHERS.items():
         if head.startswith(start):
             raise CheckpointError(
-                f"{path.name} is {name}: a .pt, .pkl or .safetensors file of a generator was "
-                "expected."
+                f"{path.name} is {name}: a .pt, .pkl or .safetensors file of a model was expected."
             )
     return path.suffix.lower() == ".safetensors" and not head.startswith((b"PK", b"\x80"))
 

@@ -12,7 +12,7 @@ the library gives each download a temporary file of its own, and removes it when
 import errno
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -57,6 +57,10 @@ class HubError(CheckpointError):
         self.unreachable = unreachable
 
 
+class NoFileError(HubError):
+    """A file that its repository does not have."""
+
+
 @dataclass(frozen=True)
 class HubFile:
     """A file on the Hub; `str` gives "org/repo:file@revision"."""
@@ -93,6 +97,38 @@ def fetch(wanted: HubFile, progress: Report | None = None, local: bool = False) 
         f"{wanted} arrives damaged: its checksum is {sha256[:12]}… and the Hub states "
         f"{stated[:12]}…; nothing was kept: try another network, or download it by hand."
     )
+
+
+def fetch_first(
+    repo: str, names: Sequence[str], revision: str | None = None, progress: Report | None = None
+) -> Path | None:
+    """The first of these files that a repository has, those in the cache before others; None if it
+    has none of them.
+
+    Args:
+        repo: "org/repo".
+        names: of the files, the best first.
+        revision, progress: as `fetch` takes them.
+
+    Raises:
+        HubError: nobody can say, or it cannot be had.
+    """
+    wanted = [HubFile(repo, name, revision) for name in names]
+    for file in sorted(wanted, key=lambda file: not cached(file)):
+        try:
+            return fetch(file, progress)[0]
+        except NoFileError:
+            continue
+        except HubError as error:
+            if not (error.unreachable and _known_to_miss(file)):
+                raise
+    return None
+
+
+def _known_to_miss(wanted: HubFile) -> bool:
+    """Whether the cache remembers that the repository does not have the file."""
+    found = hf.try_to_load_from_cache(wanted.repo, wanted.file, revision=wanted.revision)
+    return found is hf._CACHED_NO_EXIST
 
 
 def find(repo: str, revision: str | None = None) -> HubFile:
@@ -321,7 +357,7 @@ def _of_status(error: HfHubHTTPError, wanted: HubFile) -> HubError:
     if isinstance(error, RevisionNotFoundError):
         return HubError(f"{wanted.repo} has no revision {wanted.revision!r}: check it, or omit it.")
     if isinstance(error, EntryNotFoundError):
-        return HubError(f"{wanted.repo} has no file {wanted.file!r}: look at its list of files.")
+        return NoFileError(f"{wanted.repo} has no file {wanted.file!r}: look at its list of files.")
     if isinstance(error, RepositoryNotFoundError) or status == 404:
         return HubError(
             f"There is no {wanted.repo!r} on the Hub, or it is private: check the name, or {token}."

@@ -62,7 +62,7 @@ TENSORS = {
     ),
 }
 CLIPS = re.compile(
-    r"(.*\.)?(visual\.(proj|conv1\.weight|class_embedding)|text_model\.|token_embedding\.)"
+    r"(.*\.)?(visual\.(proj|conv1\.weight|class_embedding|trunk\.)|text_model\.|token_embedding\.)"
 )
 TOP = {
     "sg2_params": (

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from nada.checkpoint import Origin, fingerprint, read_generator
-from nada.clip import CLIP, load_clips
+from nada.clip import Encoder, load_clips
 from nada.facts import generator_facts
 from nada.formats.catalogue import ResolvedFile, choose, locate
 from nada.generator import Generator
@@ -71,7 +71,7 @@ class ServedModels:
     """What all runs read and none writes to; `facts` is what domains say of their generator."""
 
     generator: Generator
-    clips: Sequence[CLIP]
+    clips: Sequence[Encoder]
     facts: dict = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "ServedModels":
@@ -160,7 +160,7 @@ class ModelStore:
         models = ServedModels(generator, clips, generator_facts(place.name, origin))
         return Loaded(models, place, origin, fingerprint(generator))
 
-    def _clips_of_another(self, options: Options) -> Sequence[CLIP]:
+    def _clips_of_another(self, options: Options) -> Sequence[Encoder]:
         """The CLIP models that another generator was loaded with, if they are the same ones."""
         for other, loaded in self._loaded.items():
             if (other.clips, other.device) == (options.clips, options.device):

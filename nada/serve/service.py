@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import op
+from nada.clip import known_words, unknown_words
 from nada.delta import Delta, blend, check_base, check_shapes, diff, fits
 from nada.facts import blend_facts, describe
 from nada.formats.messages import quote
@@ -88,8 +89,8 @@ class Service:
         """The words that a small CLIP knows, where one of the prompts has others; else []."""
         clip = self.worker.models().clips[0]
         prompts = [settings[name] for name in ("source", "target")]
-        unknown = [clip.unknown_words(text[:1000]) for text in prompts if isinstance(text, str)]
-        return sorted(clip.words - FILLERS) if any(unknown) else []
+        unknown = [unknown_words(clip, text[:1000]) for text in prompts if isinstance(text, str)]
+        return sorted((known_words(clip) or frozenset()) - FILLERS) if any(unknown) else []
 
     def job(self, settings: dict, start: Path | None = None) -> Job:
         """What the settings of a run describe; `start` is a domain file to go on from."""
@@ -171,7 +172,7 @@ class Service:
         usage: what it holds now, see `nada.serve.sessions.Sessions.usage`.
         """
         models, loaded = self.worker.models(), self.worker.loaded()
-        generator, clip = models.generator, models.clips[0]
+        generator, words = models.generator, known_words(models.clips[0])
         return {
             "generator": str(loaded.place.name),
             "source": str(loaded.place),
@@ -181,7 +182,7 @@ class Service:
             "parameters": sum(p.numel() for p in generator.parameters()),
             "fingerprint": loaded.fingerprint,
             "clip": [clip.name for clip in models.clips],
-            "words": sorted(clip.words) if clip.words is not None else None,
+            "words": sorted(words) if words is not None else None,
             "device": self.worker.device_name(),
             "threads": torch.get_num_threads(),
             "operations": op.describe(generator.mean_latent.device),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nada.adapt import DivergedError
-from nada.clip import CLIP, PromptError
+from nada.clip import Encoder, PromptError, known_words, unknown_words
 from nada.delta import BANDS, Delta, DeltaError, Strength, Weight
 from nada.formats.messages import plain, quote, quote_all
 from nada.memory import TooLittleMemory
@@ -143,7 +143,7 @@ def check_job(models: ServedModels, base: Preset, settings: dict) -> Job:
     return Job(target, preset)
 
 
-def check_prompt(clips: Sequence[CLIP], field: str, prompt) -> None:
+def check_prompt(clips: Sequence[Encoder], field: str, prompt) -> None:
     """BadInput for a prompt that cannot be read, or of which CLIP knows not one word."""
     try:
         for clip in clips:
@@ -151,8 +151,10 @@ def check_prompt(clips: Sequence[CLIP], field: str, prompt) -> None:
     except PromptError as error:
         raise BadInput(field, str(error)) from error
     clip = clips[0]  # those of an ensemble learnt the same words
-    spoken, unknown = clip.spoken_words(prompt), clip.unknown_words(prompt)
-    if clip.words is not None and not set(spoken) - set(unknown) - FILLERS:
+    if known_words(clip) is None:
+        return
+    unknown = unknown_words(clip, prompt)
+    if not set(clip.spoken_words(prompt)) - set(unknown) - FILLERS:
         raise BadInput(
             field,
             f"The small CLIP was never shown {quote_all(unknown) or 'this'}: use words like those "
