@@ -50,7 +50,7 @@ from nada.generator import Generator
 from nada.machine import keep_freed_memory, pick_device, speak_utf8
 from nada.memory import fit_preset
 from nada.presets import PRESETS, SETTINGS, Suited, prepare, preset_for
-from nada.prompts import direction_hint, unknown_words
+from nada.prompts import direction_hint, language_hint, unknown_words
 from nada.sample import Grid, parse_seeds, sample_batches, to_images
 from nada.serve.models import Options
 from nada.serve.service import Service
@@ -250,8 +250,9 @@ def run_adapt(args: argparse.Namespace) -> int:
     preset, plan = fit_preset(frozen, clips, preset)
     loss, select = prepare(clips, args.target, preset)
     prompts, templates = (preset.source, args.target), preset.guidance.prompt_templates
-    words, direction = unknown_words(clips[0], prompts), direction_hint(clips, *prompts, templates)
-    for note in filter(None, (plan, words, direction)):
+    words, language = unknown_words(clips[0], prompts), language_hint(clips, prompts)
+    direction = direction_hint(clips, *prompts, templates)
+    for note in filter(None, (plan, words, language, direction)):
         print(note, file=sys.stderr)
 
     start = blend(frozen, [(Delta.load(args.start), 1.0)]) if args.start else frozen

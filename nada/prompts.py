@@ -1,11 +1,14 @@
-"""What a pair of prompts promises: words that CLIP never saw, and how far apart it puts the two."""
+"""What a pair of prompts promises: words that CLIP never saw, a language that it does not read, and
+how far apart it puts the two."""
 
 import difflib
+import unicodedata
 from collections.abc import Sequence
 
 import torch
 
-from nada.clip import CLIP, Encoder
+from nada.clip import Encoder, english_only, known_words
+from nada.clip import unknown_words as unknown_words_of
 from nada.formats.messages import quote, quote_all
 from nada.guidance import prompt_features
 
@@ -17,14 +20,14 @@ NEARLY_SAME = 0.10
 WEAK = 0.35
 
 
-def unknown_words(clip: CLIP, prompts: Sequence[str]) -> str:
+def unknown_words(clip: Encoder, prompts: Sequence[str]) -> str:
     """A sentence on words that CLIP never saw and similar ones it knows; "" if it knows all.
 
     Args:
         clip: the model; only small ones have a list of words.
         prompts: what was typed.
     """
-    unknown = list(dict.fromkeys(word for p in prompts for word in clip.unknown_words(p)))
+    unknown = list(dict.fromkeys(word for p in prompts for word in unknown_words_of(clip, p)))
     unknown = [word for word in unknown if word not in FILLERS] or unknown
     if not unknown:
         return ""
@@ -33,9 +36,37 @@ def unknown_words(clip: CLIP, prompts: Sequence[str]) -> str:
     return f"The small CLIP was never shown {quote_all(unknown)} and can only guess.{known}"
 
 
-def nearest(clip: CLIP, word: str) -> list[str]:
+def nearest(clip: Encoder, word: str) -> list[str]:
     """Words that CLIP knows and that are spelt like this one, three at most."""
-    return difflib.get_close_matches(word, sorted(clip.words or ()), n=3, cutoff=0.7)
+    return difflib.get_close_matches(word, sorted(known_words(clip) or ()), n=3, cutoff=0.7)
+
+
+def language_hint(clips: Sequence[Encoder], prompts: Sequence[str]) -> str:
+    """A sentence on prompts in another writing than English where CLIP learnt from English texts,
+    with a Russian one for whoever writes so; "" where there is nothing to say.
+
+    Args:
+        clips: the models.
+        prompts: what was typed.
+    """
+    foreign = [prompt for prompt in dict.fromkeys(prompts) if _mostly(prompt, "LATIN", False)]
+    names = [clip.name for clip in clips if english_only(clip)]
+    if not foreign or not names:
+        return ""
+    model = " and ".join(names)
+    said = (
+        f"CLIP ({model}) learnt to read English and may take {quote_all(foreign)} for something "
+        "else: English words would lead further."
+    )
+    if any(_mostly(prompt, "CYRILLIC", True) for prompt in foreign):
+        said += f" CLIP ({model}) обучен на английских текстах: лучше написать по-английски."
+    return said
+
+
+def _mostly(prompt: str, writing: str, wanted: bool) -> bool:
+    """Whether more of the letters are of a writing, or are not, than the other way round."""
+    letters = [unicodedata.name(c, "").split()[:1] == [writing] for c in prompt if c.isalpha()]
+    return letters.count(wanted) > len(letters) / 2
 
 
 def direction_length(

@@ -5,7 +5,7 @@ Hints never stop anybody; what cannot run at all is refused by `nada.serve.valid
 
 from nada.formats.messages import quote
 from nada.presets import Preset, suggestion
-from nada.prompts import direction_hint, unknown_words
+from nada.prompts import direction_hint, language_hint, unknown_words
 from nada.serve.models import ServedModels
 from nada.serve.validate import check_prompt
 
@@ -21,6 +21,7 @@ def hints(models: ServedModels, base: str, preset: Preset, settings: dict) -> li
         check_prompt(models.clips, name, settings[name])
     found = [
         unknown_words(models.clips[0], (source, target)),
+        language_hint(models.clips, (source, target)),
         direction_hint(models.clips, source, target, preset.guidance.prompt_templates),
         preset_hint(models, base, preset, settings),
     ]
