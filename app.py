@@ -52,7 +52,15 @@ from nada.machine import keep_freed_memory
 from nada.presets import PRESETS, SERVED, examples
 from nada.serve.api import Api
 from nada.serve.disk import Home, is_full, temporary_root
-from nada.serve.events import SETTINGS, WEIGHTS, Change, PageEvents, Visit
+from nada.serve.events import (
+    SETTINGS,
+    WEIGHT_PARTS,
+    WEIGHTS,
+    WEIGHTS_BY_BAND,
+    Change,
+    PageEvents,
+    Visit,
+)
 from nada.serve.generators import GeneratorChoices, in_background, offered
 from nada.serve.http import DISK_FULL, PlainErrors
 from nada.serve.line import TICK, address_group
@@ -281,15 +289,11 @@ def wire_run(on: Callable, parts: dict, events: PageEvents) -> None:
 
 
 def wire_images(on: Callable, parts: dict, events: PageEvents) -> None:
-    """What changes the images without training. The strength of all resolutions sets that of each
-    at once, and shows their mean."""
-    whole, bands = parts["strength"], [parts[band] for band in BANDS]
-    whole.input(None, [whole], bands, js="(whole) => [whole, whole, whole]")
-    mean = "(...bands) => Math.round(100 * bands.reduce((a, b) => a + b) / bands.length) / 100"
-    gr.on([band.input for band in bands], None, bands, [whole], js=mean)
-    on(whole.input, events.even, ["strength", *DRAWN], ["pairs"], **LIVE)
-    changes = [band.input for band in bands]
-    changes += [parts["sample_truncation"].input, parts["seeds"].submit]
+    """What changes the images without training."""
+    tie(parts["strength"], [parts[band] for band in BANDS])
+    on(parts["strength"].input, events.even, ["strength", *DRAWN], ["pairs"], **LIVE)
+    changes = [parts[name].input for name in (*BANDS, "sample_truncation")]
+    changes.append(parts["seeds"].submit)
     on(partial(gr.on, changes), events.look, LOOK, ["pairs"], **LIVE)
     on(parts["more"].click, events.more, LOOK, ["seeds", "pairs"], **LIVE)
     on(parts["snapshot"].input, events.back, ["snapshot", *LOOK], ["pairs"], **LIVE)
@@ -297,12 +301,22 @@ def wire_images(on: Callable, parts: dict, events: PageEvents) -> None:
     on(parts["film_draw"].click, events.film, LOOK, ["film"])
 
 
+def tie(whole: gr.Slider, bands: Sequence[gr.Slider]) -> None:
+    """Let a number for all resolutions set that of each, at once, and show their mean."""
+    whole.input(None, [whole], bands, js="(whole) => [whole, whole, whole]")
+    mean = "(...bands) => Math.round(100 * bands.reduce((a, b) => a + b) / bands.length) / 100"
+    gr.on([band.input for band in bands], None, bands, [whole], js=mean)
+
+
 def wire_domains(on: Callable, parts: dict, events: PageEvents) -> None:
     """Kept domains, and mixes of them."""
-    shown, mixed = ["pairs", *LIBRARY], [*LOOK, "chosen", *WEIGHTS]
+    weights = [name for names in WEIGHTS_BY_BAND.values() for name in names.values()]
+    shown, mixed = ["pairs", *LIBRARY], [*LOOK, "chosen", *weights]
     on(parts["cards"].act, events.act, LOOK, shown, **UNSEEN)
     on(parts["load"].upload, events.load, ["load", *LOOK], shown, **UNSEEN)
-    on(parts["chosen"].change, events.weigh, ["chosen"], WEIGHTS, **LIVE)
+    for whole, names in WEIGHTS_BY_BAND.items():
+        tie(parts[whole], [parts[name] for name in names.values()])
+    on(parts["chosen"].change, events.weigh, ["chosen"], [*WEIGHTS, *WEIGHT_PARTS], **LIVE)
     on(parts["mix"].click, events.mix, mixed, shown, **UNSEEN)
     keep = partial(gr.on, [parts["keep"].click, parts["keep_shown"].click])
     on(keep, events.keep_mix, LOOK, [*STRENGTHS, *LIBRARY], **UNSEEN)
@@ -367,14 +381,14 @@ def adapt_part(choices: GeneratorChoices) -> dict:
 def explore_part() -> dict:
     """What changes the images without training."""
     with gr.Group(elem_id="explore"):
-        part = {
-            "strength": number("strength", STRENGTH, 1.0),
-            **strength_part(),
-            "sample_truncation": number("sample_truncation", TRUNCATION, 0.7),
-            "snapshot": gr.Slider(
-                1, 2, 1, step=1, label=words("snapshot"), visible=False, info="", elem_id="snapshot"
-            ),
-        }
+        part = {"strength": number("strength", STRENGTH, 1.0)}
+        part |= banded_part("by_resolution", {band: band for band in BANDS}, STRENGTH, 1.0)
+        with part["by_resolution"]:
+            part["keep_shown"] = gr.Button(words("keep_shown"), size="sm", elem_id="keep-shown")
+        part["sample_truncation"] = number("sample_truncation", TRUNCATION, 0.7)
+        part["snapshot"] = gr.Slider(
+            1, 2, 1, step=1, label=words("snapshot"), visible=False, info="", elem_id="snapshot"
+        )
     with gr.Row(equal_height=True, elem_id="who"):
         part["seeds"] = gr.Textbox(SEEDS, label=words("seeds"), info=words("seeds_info"), scale=2,
                                    max_lines=1, elem_id="seeds")  # fmt: skip
@@ -382,12 +396,17 @@ def explore_part() -> dict:
     return part
 
 
-def strength_part() -> dict:
-    """The strength by resolution, folded."""
-    with gr.Accordion(words("by_resolution"), open=False, elem_id="by-resolution") as folded:
-        part = {band: number(band, STRENGTH, 1.0) for band in BANDS}
-        part["keep_shown"] = gr.Button(words("keep_shown"), size="sm", elem_id="keep-shown")
-    return {"by_resolution": folded, **part}
+def banded_part(fold: str, names: dict[str, str], known: Setting, value: float) -> dict:
+    """A number by resolution, folded.
+
+    Args:
+        fold: what the folded part is called.
+        names: the name of each of BANDS.
+        known: the number.
+        value: to begin with.
+    """
+    with gr.Accordion(words("by_resolution"), open=False, elem_id=fold) as folded:
+        return {fold: folded, **{n: number(band, known, value) for band, n in names.items()}}
 
 
 def library_part() -> dict:
@@ -404,7 +423,10 @@ def library_part() -> dict:
     with gr.Tab(words("mix")):
         part["chosen"] = gr.CheckboxGroup([], label=words("mix_choose"), elem_id="chosen")
         with gr.Row():
-            part |= {name: number(name, WEIGHT, 0.5, visible=False) for name in WEIGHTS}
+            for name, names in WEIGHTS_BY_BAND.items():
+                with gr.Column(visible=False, min_width=200) as part[f"{name}_part"], gr.Group():
+                    part[name] = number(name, WEIGHT, 0.5)
+                    part |= banded_part(f"{name}_fold", names, WEIGHT, 0.5)
         with gr.Row():
             part["mix"] = gr.Button(words("mix_draw"), elem_id="mix")
             part["keep"] = gr.Button(words("mix_keep"), elem_id="keep")
@@ -437,23 +459,22 @@ def field(name: str, known: Setting, value, **options):
     return gr.Radio(choices, value=value, **labelled(name, known, **options))
 
 
-def number(name: str, known: Setting, value: float, plain: bool = False, visible: bool = True):
+def number(name: str, known: Setting, value: float, plain: bool = False):
     """A slider for a range that a hand can set, a field for any other; `plain` in English."""
     limits = known.served
     fine = (limits.high - limits.low) / limits.step > 500
     return (gr.Number if fine else gr.Slider)(
         value=value, minimum=limits.low, maximum=limits.high, step=limits.step, min_width=200,
-        **labelled(name, known, plain, visible),
+        **labelled(name, known, plain),
     )  # fmt: skip
 
 
-def labelled(name: str, known: Setting, plain: bool = False, visible: bool = True) -> dict:
+def labelled(name: str, known: Setting, plain: bool = False) -> dict:
     """What every field of a setting has: its words, in the reader's language or `plain`."""
     has_info = f"{name}_info" in texts()["en"]
     return {
         "label": known.label if plain else words(name),
         "info": None if plain or not has_info else words(f"{name}_info"),
-        "visible": visible,
     }
 
 

@@ -117,7 +117,7 @@ def unfold(page, settings="Settings", seed="Seed") -> None:
 
 def unfold_strengths(page) -> None:
     """Open the strengths by resolution, and wait until they take up what is typed."""
-    page.get_by_text("Strength by resolution").click()
+    page.locator("#by_resolution > button").click()
     expect(field(page, "Coarse")).to_be_visible()
     page.wait_for_timeout(PAUSE)
 

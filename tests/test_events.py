@@ -13,8 +13,8 @@ import app
 import nada.serve.jobs
 from nada.checkpoint import save_generator
 from nada.clip import save_clip
-from nada.delta import BANDS
-from nada.serve.events import WEIGHTS, Change, PageEvents, Visit
+from nada.delta import BANDS, Strength
+from nada.serve.events import WEIGHTS, WEIGHTS_BY_BAND, Change, PageEvents, Visit
 from nada.serve.generators import GeneratorChoices
 from nada.serve.models import Options
 from nada.serve.validate import BadInput
@@ -96,7 +96,9 @@ def test_what_an_event_changes_is_wired_to_it(choices, events, session, form, wi
     note("strip", **LOOK)
     note("film", **LOOK)
     note("weigh", ids)
-    note("mix", **LOOK, chosen=ids, **dict.fromkeys(WEIGHTS, 0.5))
+    weights = {name: 0.5 for names in WEIGHTS_BY_BAND.values() for name in names.values()}
+    note("mix", **LOOK, chosen=ids, **{**weights, f"{WEIGHTS[0]}_fine": 1.5})
+    assert session.looked_at[0][1] == Strength(0.5, 0.5, 1.5)
     note("keep_mix", **LOOK)
     note("load", upload(session.domains.get(ids[0]).path), **LOOK)
     for act in ("open", "on", "forget"):

@@ -183,14 +183,25 @@ def test_domains_are_kept_mixed_and_gone_on_from(visit, tmp_path):
     for title in ("zombie", "anime"):
         page.locator("#chosen label", has_text=title).locator("input").check()
     for title in ("zombie", "anime"):  # a weight of its own for each, in the order of choice
-        expect(field(page, title)).to_be_visible()
+        expect(page.get_by_label(f"number input for {title}")).to_be_visible()
     expect(page.get_by_label(re.compile("weight"))).to_have_count(0)  # nor one for nothing
     mixed = changes(page, lambda: button(page, "Show the mix").click())
     assert mixed not in (zombie, anime)
+    fold = page.locator("#weight_1_fold")  # the zombie's layers by their resolution
+    fold.get_by_text("By resolution").click()
+    expect(field(fold, "Coarse")).to_have_value("0.5")
+    page.wait_for_timeout(PAUSE)
+    field(fold, "Coarse").fill("-0.5")
+    expect(page.get_by_label("number input for zombie")).to_have_value("0.17")
+    assert changes(page, lambda: button(page, "Show the mix").click()) != mixed
+    shoot(page, "mix", tmp_path)
+    assert fits(page)
     button(page, "Keep the mix").click()
     tab(page, "Kept domains")
     expect(cards).to_have_count(3)
     expect(cards.first).to_contain_text("zombie + anime")
+    expect(cards.first.locator("dd.coarse")).to_have_text("-0.5 + 0.5")
+    expect(cards.first.locator("dd.fine")).to_have_text("0.5 + 0.5")
 
     cards.last.get_by_text("Go on from").click()
     expect(page.locator("#start input")).to_have_value(re.compile("zombie"))

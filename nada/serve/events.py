@@ -41,7 +41,9 @@ from nada.serve.view import (
 
 # names of components
 SETTINGS = tuple(SERVED)  # of a run, but its prompts
-WEIGHTS = tuple(f"weight_{i + 1}" for i in range(MAX_MIX))  # of a mix
+WEIGHTS = tuple(f"weight_{i + 1}" for i in range(MAX_MIX))  # of a mix, by a handle on three each
+WEIGHTS_BY_BAND = {name: {band: f"{name}_{band}" for band in BANDS} for name in WEIGHTS}
+WEIGHT_PARTS = tuple(f"{name}_part" for name in WEIGHTS)  # with all that there is of each
 
 SHOWN = {**dict.fromkeys(BANDS, STRENGTH), "sample_truncation": TRUNCATION}
 # of a page that just opened; the strength of each band, that of all being a handle on the three
@@ -263,13 +265,14 @@ class PageEvents:
         """A weight for each domain that is chosen, called by its name."""
         domains = map(session.domains.get, chosen if isinstance(chosen, list) else [])
         titles = [domain.title for domain in domains if domain][:MAX_MIX]
-        shown = [Change({"label": title, "visible": True}) for title in titles]
-        shown += [Change({"visible": False})] * (MAX_MIX - len(shown))
-        return dict(zip(WEIGHTS, shown))
+        labels = {name: Change({"label": title}) for name, title in zip(WEIGHTS, titles)}
+        shown = {n: Change({"visible": i < len(titles)}) for i, n in enumerate(WEIGHT_PARTS)}
+        return {**labels, **shown}
 
     def mix(self, session: Session, chosen, **fields) -> dict:
         """A mix of kept domains."""
-        session.mix(chosen, [fields.get(name) for name in WEIGHTS])
+        weights = [{b: fields[n] for b, n in names.items()} for names in WEIGHTS_BY_BAND.values()]
+        session.mix(chosen, weights)
         return {**self.look(session, **fields), **_library(session)}
 
     def keep_mix(self, session: Session, **look) -> dict:
