@@ -11,13 +11,21 @@ from playwright.sync_api import expect
 from nada.__main__ import main
 from nada.checkpoint import read_generator
 from nada.delta import Delta
+from nada.facts import generator_facts
+from nada.formats.metadata import write_metadata
 from nada.formats.remarks import REMARKS
 from nada.serve.view import taken, texts
 from tests.api import adapt, connect, told_info
+from tests.basicsr_files import basicsr_state
 from tests.helpers import tiny_generator
 from tests.nvidia_files import nvidia_generator, snapshot
 from tests.page import fits, visits
 from tests.served import serve_app, tiny_models
+
+
+def nvidia_state(generator) -> dict:
+    return nvidia_generator(generator).state_dict()
+
 
 UNUSUAL = [
     "it has no mean latent, which is computed from 4096 z",
@@ -92,6 +100,20 @@ def test_what_is_usual_is_no_remark(tmp_path):
         "used": [{"key": "named", "values": {"format": "PyTorch", "name": "'g_ema'"}}],
         "unusual": [],
     }
+
+
+NASTY = "\x1b[31m{0}{name}\ud800<b>\u202e" + "x" * 150
+
+
+@pytest.mark.parametrize("names", [lambda g: g.state_dict(), basicsr_state, nvidia_state])
+def test_names_in_a_file_do_nothing_where_they_are_shown(tmp_path, capsys, names):
+    torch.save({NASTY: names(tiny_generator()), f"{NASTY}.frozen": {}}, tmp_path / "g.pt")
+    _, origin = read_generator(tmp_path / "g.pt")
+    facts = generator_facts("g.pt", origin)
+    assert json.loads(write_metadata(facts)) == facts
+    assert taken(origin).encode() and len(facts["generator"]["used"]) < 300
+    assert main(["info", str(tmp_path / "g.pt")]) == 0
+    assert not set("\x1b\ud800\u202e") & set(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("key", REMARKS)

@@ -41,7 +41,7 @@ def translate(found: Found, format: str) -> Translated:
     refuse_unusual(found)
     theirs, notes = at_usual_rates(found)
     ours = {_our_name(name): tensor for name, tensor in theirs.items()}
-    used = remark("basicsr", format=format, name=found.name or "names", tensors=len(ours))
+    used = remark("basicsr", format=format, name=found.shown or "names", tensors=len(ours))
     doubts = () if found.modules else (remark("unclear_upsampling"),)
     return Translated(ours, found.mean, clamp_of(found), used, tuple(notes), doubts)
 

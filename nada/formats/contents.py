@@ -157,7 +157,7 @@ def _as_it_is(found: Found, format: str) -> Translated:
     state, rates = at_usual_rates(found)
     used = remark("state_dict", format=format)
     if found.name:
-        used = remark("named", format=format, name=repr(found.name))
+        used = remark("named", format=format, name=brief(found.name))
     return Translated(state, found.mean, clamp_of(found), used, tuple(rates))
 
 

@@ -82,7 +82,7 @@ def translate(found: Found, format: str) -> Translated:
     used = remark(
         "nvidia",
         format=format,
-        name=found.name or "names",
+        name=found.shown or "names",
         tensors=len(found.tensors) - len(filters),
         filters=len(filters),
     )

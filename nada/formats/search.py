@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from nada.formats.arrays import lazy_array
 from nada.formats.files import LONGEST_NAME, CheckpointError
-from nada.formats.messages import brief, is_small_int
+from nada.formats.messages import brief, is_small_int, plain
 from nada.formats.pickles import ForeignObject
 from nada.formats.slices import LazyTensor
 
@@ -93,6 +93,11 @@ class Found:
     def name(self) -> str:
         """What it is called in the file; "" if it is the whole file."""
         return self.prefix.rstrip(".")
+
+    @property
+    def shown(self) -> str:
+        """Its name as it can be shown, without quotation marks."""
+        return plain(self.name)[:60]
 
 
 def list_tensors(contents: object) -> Listing:
