@@ -15,6 +15,7 @@ import torch
 
 from nada.checkpoint import load_generator, save_generator
 from nada.generator import Generator, GeneratorConfig
+from tests.basicsr_files import basicsr_state
 from tests.nvidia_files import nvidia_generator, snapshot
 from tests.tensorflow_files import Shape, dumped, networks, variables
 
@@ -23,7 +24,10 @@ LAYOUTS = {
     "PyTorch, zip": "zip.pt",
     "PyTorch, older": "older.pt",
     "safetensors": "g.safetensors",
+    "module pickled whole": "module.pt",
     "NVIDIA pickle": "nvidia.pkl",
+    "NVIDIA's names, plain": "nvidia.pt",
+    "basicsr's names": "basicsr.pth",
     "TensorFlow pickle": "tensorflow.pkl",
     "training file": "training.pt",
 }
@@ -40,6 +44,12 @@ def write(generator: Generator, path: Path) -> None:
     whole = {"g_ema": generator.state_dict(), "latent_avg": generator.mean_latent}
     if path.name == "older.pt":
         torch.save(whole, path, _use_new_zipfile_serialization=False)
+    elif path.name == "module.pt":
+        torch.save({"g_ema": generator}, path)
+    elif path.name == "nvidia.pt":
+        torch.save({"G_ema": nvidia_generator(generator).state_dict()}, path)
+    elif path.name == "basicsr.pth":
+        torch.save({"params_ema": basicsr_state(generator)}, path)
     elif path.name == "nvidia.pkl":
         path.write_bytes(snapshot(nvidia_generator(generator)))
     elif path.name == "tensorflow.pkl":  # of other weights: the same shapes, three networks

@@ -23,7 +23,7 @@ def large(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["zip.pt", "nvidia.pkl", "tensorflow.pkl"])
+@pytest.mark.parametrize("name", ["zip.pt", "nvidia.pkl", "tensorflow.pkl", "basicsr.pth"])
 def test_loading_takes_seconds_and_less_than_twice_the_weights(large, name):
     told = measured_apart(large.with_name(name))
     assert told["weights"] > 4 * 30_370_060
