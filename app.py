@@ -70,7 +70,7 @@ from nada.serve.service import Service
 from nada.serve.session import Session
 from nada.serve.sessions import KEEP_SECONDS, Sessions
 from nada.serve.share import Share
-from nada.serve.validate import SPOKEN, STRENGTH, TRUNCATION, WEIGHT
+from nada.serve.validate import CARRY_OVER, SPOKEN, STRENGTH, TRUNCATION, WEIGHT
 from nada.serve.view import PAGE, UNFORESEEN, asset, texts
 from nada.settings import Setting
 
@@ -311,9 +311,10 @@ def tie(whole: gr.Slider, bands: Sequence[gr.Slider]) -> None:
 def wire_domains(on: Callable, parts: dict, events: PageEvents) -> None:
     """Kept domains, and mixes of them."""
     weights = [name for names in WEIGHTS_BY_BAND.values() for name in names.values()]
-    shown, mixed = ["pairs", *LIBRARY], [*LOOK, "chosen", *weights]
-    on(parts["cards"].act, events.act, LOOK, shown, **UNSEEN)
-    on(parts["load"].upload, events.load, ["load", *LOOK], shown, **UNSEEN)
+    shown, looked = ["pairs", *LIBRARY], [*LOOK, "carry_over"]
+    mixed = [*looked, "chosen", *weights]
+    on(parts["cards"].act, events.act, looked, shown, **UNSEEN)
+    on(parts["load"].upload, events.load, ["load", *looked], shown, **UNSEEN)
     for whole, names in WEIGHTS_BY_BAND.items():
         tie(parts[whole], [parts[name] for name in names.values()])
     on(parts["chosen"].change, events.weigh, ["chosen"], [*WEIGHTS, *WEIGHT_PARTS], **LIVE)
@@ -420,6 +421,9 @@ def library_part() -> dict:
                 words("load"), file_types=[".safetensors"], elem_id="load"
             )
             part["forget_all"] = gr.Button(words("forget_all"), elem_id="forget-all")
+        part["carry_over"] = gr.Checkbox(
+            False, **labelled("carry_over", CARRY_OVER), elem_id="carry-over"
+        )
     with gr.Tab(words("mix")):
         part["chosen"] = gr.CheckboxGroup([], label=words("mix_choose"), elem_id="chosen")
         with gr.Row():
@@ -514,19 +518,21 @@ def api_part(choices: GeneratorChoices) -> None:
         seeds, weights = gr.Textbox(SEEDS, label="Seeds"), gr.Textbox("", label="Weights")
         strength = by_resolution(number("strength", STRENGTH, 1.0, True))
         truncation = number("sample_truncation", TRUNCATION, 0.7, True)
+        carry = {"carry_over": field("carry_over", CARRY_OVER, False, plain=True)}
         pairs, samples = (gr.Image(label=label, format="png") for label in ("Pairs", "Samples"))
         now, domain_info, info, forgotten = (
             gr.JSON(label=label) for label in ("Status", "Domain", "Info", "Forgotten")
         )
-        job = {**settings, "domain_file": domain}
+        job = {**settings, "domain_file": domain, **carry}
         drawing = {"seeds": seeds, "truncation": truncation}
         train = {**FOLLOW, "validator": lambda **values: refusals(service, values)}
         paint, tell = {"concurrency_id": "draw"}, {"concurrency_id": "tell"}
-        mixed = {"domain_files": several, "weights": weights, **drawing}
+        mixed = {"domain_files": several, "weights": weights, **drawing, **carry}
+        drawn = {**drawing, "domain_file": domain, "strength": strength, **carry}
         for name, inputs, outputs, options in (
             ("adapt", job, [pairs, now, file], train),
             ("adapt_once", job, [pairs, now, file], train),
-            ("sample", {**drawing, "domain_file": domain, "strength": strength}, samples, paint),
+            ("sample", drawn, samples, paint),
             ("blend", mixed, [samples, file], paint),
             ("domain", {"domain_file": domain}, domain_info, paint),
             ("info", {}, info, tell),

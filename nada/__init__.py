@@ -14,7 +14,8 @@ _MODULES = {
     "augment": ("Augmented", "RandomViews"),
     "checkpoint": ("CheckpointError", "fingerprint", "load_generator", "save_generator"),
     "clip": ("CLIP", "Encoder", "PromptError", "load_clip", "load_clips"),
-    "delta": ("Delta", "DeltaError", "Strength", "blend", "diff"),
+    "convert": ("DistilConfig", "closeness", "distil"),
+    "delta": ("Delta", "DeltaError", "Strength", "blend", "carry_over", "diff"),
     "generator": ("Generator", "GeneratorConfig"),
     "guidance": (
         "DirectionalLoss",

@@ -6,6 +6,7 @@ Ctrl-C stops at once, but for the time that saving takes), 141 nobody reads what
 """
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -26,8 +27,8 @@ from tqdm import tqdm
 from nada.adapt import DivergedError, Progress, adapt, trainable_copy
 from nada.checkpoint import fingerprint, load_generator, read_generator, save_generator
 from nada.clip import Encoder, load_clips
-from nada.convert import SUFFIXES, add_convert
-from nada.delta import Delta, Strength, Weight, blend, diff, fits
+from nada.convert import SUFFIXES, DistilConfig, add_convert, add_diff, closeness, distil
+from nada.delta import STYLES, Delta, DeltaError, Strength, Weight, blend, carry_over, diff, fits
 from nada.experiments.bench import add_bench
 from nada.experiments.evaluate import add_evaluate
 from nada.experiments.report import add_report
@@ -35,17 +36,19 @@ from nada.experiments.sweep import add_sweep
 from nada.facts import (
     blend_facts,
     blend_line,
+    carried_note,
     describe,
     file_facts,
     file_name,
     generator_facts,
     measured_facts,
     run_facts,
+    title,
 )
 from nada.film import FPS, frames, visits, write_mp4
 from nada.formats.catalogue import locate
 from nada.formats.files import PlaceError, check_place, free_name, written_whole
-from nada.formats.messages import first_line, json_line, plain
+from nada.formats.messages import first_line, json_line, plain, size_text
 from nada.generator import Generator
 from nada.machine import keep_freed_memory, pick_device, speak_utf8
 from nada.memory import fit_preset
@@ -152,6 +155,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_blend(commands)
     add_domain(commands)
     add_info(commands)
+    add_diff(commands)
+    add_distil(commands)
     add_evaluate(commands, _command)
     add_convert(commands, _command)
     add_sweep(commands)
@@ -201,6 +206,7 @@ def add_adapt(commands) -> None:
         help="CLIP models joined by + (default: auto, those that suit the generator)",
     )
     parser.add_argument("--start", type=Path, metavar="FILE", help="domain file to go on from")
+    _add_carry_over(parser)
     parser.add_argument("--preset", choices=PRESETS, help="defaults (default: by the generator)")
     titles = {"config": "training loop", "guidance": "loss", "selection": "layers"}
     groups = {part: parser.add_argument_group(title) for part, title in titles.items()}
@@ -255,7 +261,7 @@ def run_adapt(args: argparse.Namespace) -> int:
     for note in filter(None, (plan, words, language, direction)):
         print(note, file=sys.stderr)
 
-    start = blend(frozen, [(Delta.load(args.start), 1.0)]) if args.start else frozen
+    start = blend(frozen, [(_domain(args.start, frozen, args), 1.0)]) if args.start else frozen
     trainable = trainable_copy(start, preset.config)
     steps = adapt(start, trainable, loss, preset.config, select)
     with stop_on_signals() as stop:
@@ -315,6 +321,57 @@ def follow(
             tell("adapt", error)
             status = 2
     return progress, status
+
+
+def add_distil(commands) -> None:
+    """Options of `distil`."""
+    summary = "Find the domain of styles, a few kilobytes, that is closest to a large one."
+    parser = _command(commands, "distil", run_distil, summary)
+    parser.add_argument("file", type=Path, metavar="WEIGHTS", help="the large domain's file")
+    usual = DistilConfig()
+    parser.add_argument("--steps", type=int, default=usual.steps, help=f"(default: {usual.steps})")
+    parser.add_argument("--batch", type=int, default=usual.batch,
+                        help=f"pictures in a step (default: {usual.batch})")  # fmt: skip
+    parser.add_argument("--lr", type=float, default=usual.lr,
+                        help=f"Adam's rate at the start (default: {usual.lr})")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=usual.seed, help="of the pictures (default: 0)")
+    _add_out(parser, "domain file to write", required=True)
+
+
+def run_distil(args: argparse.Namespace) -> int:
+    """Fit the styles, show progress, save the small domain; also after Ctrl-C or an error."""
+    config = DistilConfig(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed)
+    check_place(args.out, DOMAIN, args.overwrite)
+    delta = Delta.load(args.file)
+    if delta.kind == STYLES:
+        raise DeltaError(
+            f"{plain(args.file.name)} changes styles alone already "
+            f"({size_text(args.file.stat().st_size)}); there is nothing to distil."
+        )
+    base = load_generator(args.generator, pick_device(args.device))
+    large, small = blend(base, [(delta, 1.0)]), copy.deepcopy(base)
+    with stop_on_signals() as stop:
+        progress, status = follow(distil(large, small, config), config.steps, args.json, stop)
+        if progress is None:
+            return status or stop.status
+        stop.hold()
+        close = closeness(base, large, small)
+        known = delta.metadata
+        told = {name: known[name] for name in ("source", "generator") if name in known}
+        facts = {"target": title(delta.metadata), **told}
+        facts["distilled_from"] = {**facts, **close}
+        out = keep(diff(base, small, facts), args.out, args.overwrite, stop)
+    told = {"out": str(out), "steps_done": progress.step, "bytes": out.stat().st_size, **close}
+    _say(args.json, _distilled(out, close), told)
+    return status or stop.status
+
+
+def _distilled(out: Path, close: dict[str, float]) -> str:
+    return (
+        f"Pictures differed by {close['before']:.1%} of the range from the large domain's, and "
+        f"differ by {close['after']:.1%} now: {close['explained']:.0%} of the change is explained."
+        f"\nSaved {out}, {size_text(out.stat().st_size)}."
+    )
 
 
 class Stop:
@@ -487,7 +544,7 @@ def run_film(args: argparse.Namespace) -> int:
     check_bounds(args)
     out, keys = place(args, "film.mp4", (".mp4",)), visits(args.seeds, 1.0)
     base = load_generator(args.generator, pick_device(args.device))
-    write_mp4(frames(base, _recipe(args), keys, args.between, args.psi), out, args.fps)
+    write_mp4(frames(base, _recipe(args, base), keys, args.between, args.psi), out, args.fps)
     count = (len(keys) - 1) * args.between
     _say(args.json, f"Saved {out}.", {"out": str(out), "frames": count})
     return 0
@@ -509,7 +566,7 @@ def add_domain(commands) -> None:
 def run_domain(args: argparse.Namespace) -> int:
     """Read, print."""
     delta, base = Delta.load(args.file), load_generator(args.generator)
-    facts = describe(delta, fits(delta, base, fingerprint(base)))
+    facts = describe(delta, fits(delta, base, fingerprint(base)), args.file.stat().st_size)
     parts = facts.get("blend")
     told = facts | {"blend": blend_line(parts)} if parts else facts
     lines = "\n".join(f"{name}: {value}" for name, value in told.items() if value is not None)
@@ -553,7 +610,7 @@ def run_blend(args: argparse.Namespace) -> int:
         raise ValueError("Nothing to blend: give --domain FILE WEIGHT once or more.")
     check_place(args.out, GENERATOR if args.whole else DOMAIN, args.overwrite)
     base = load_generator(args.generator, pick_device(args.device))
-    recipe = _recipe(args)
+    recipe = _recipe(args, base)
     mixed = blend(base, recipe)
     facts = blend_facts(recipe)
     if args.whole:
@@ -573,9 +630,27 @@ def _add_domain(parser: argparse.ArgumentParser, word: str) -> None:
         help=f"a domain file and its {word}: one number (default 1), or three for the coarse (4-8 "
         "pixels), middle (16-32) and fine layers (from 64), such as 1 0.5 0; may be repeated",
     )
+    _add_carry_over(parser)
 
 
-def _recipe(args: argparse.Namespace) -> list[tuple[Delta, Weight]]:
+def _add_carry_over(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--carry-over",
+        action="store_true",
+        help="take domains of styles of another generator of the same family as well",
+    )
+
+
+def _domain(file: str | Path, base: Generator, args: argparse.Namespace) -> Delta:
+    """A domain for `base`, carried over from another generator where that is asked for."""
+    delta = Delta.load(file)
+    if args.carry_over and (moved := carry_over(delta, base)) is not delta:
+        delta = moved
+        print(carried_note(delta), file=sys.stderr)
+    return delta
+
+
+def _recipe(args: argparse.Namespace, base: Generator) -> list[tuple[Delta, Weight]]:
     recipe: list[tuple[Delta, Weight]] = []
     for file, *numbers in args.domain or ():
         try:
@@ -586,12 +661,13 @@ def _recipe(args: argparse.Namespace) -> list[tuple[Delta, Weight]]:
                 f"--domain {file} {' '.join(numbers)}: give one file and one number, such as 0.7, "
                 "or three for coarse, middle and fine layers, such as 1 0.5 0."
             ) from error
-        recipe.append((Delta.load(file), weight))
+        recipe.append((_domain(file, base, args), weight))
     return recipe
 
 
 def _blended(args: argparse.Namespace) -> Generator:
-    return blend(load_generator(args.generator, pick_device(args.device)), _recipe(args))
+    base = load_generator(args.generator, pick_device(args.device))
+    return blend(base, _recipe(args, base))
 
 
 def _say(as_json: bool, text: str, data: dict) -> None:

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -38,6 +39,8 @@ __all__ = [
     "Contents",
     "Origin",
     "architecture",
+    "family_agreement",
+    "family_sketch",
     "fingerprint",
     "load_generator",
     "read_contents",
@@ -50,6 +53,8 @@ __all__ = [
 WIDEST = 4096  # z and w; 512 is usual
 # the root mean square of a mapping's weights, which is 100 when a training begins
 SMALLEST_SCALE, LARGEST_SCALE = 30.0, 400.0
+FAMILY_BITS = 256
+PERIOD = 65521  # of the signs that weights are added up with; a prime, so that no kernel repeats it
 
 
 def load_generator(
@@ -188,6 +193,40 @@ def fingerprint(generator: Generator) -> str:
     A clamp does not count: a domain is what changed of the weights, and applies with it or without.
     """
     return sha256(generator.state_dict())
+
+
+def family_sketch(generator: Generator) -> str:
+    """FAMILY_BITS bits, in hex, in most of which generators agree that were trained on from one.
+
+    SimHash (Charikar 2002): signs of fixed random projections of the convolutions' weights, each of
+    a part of one layer. Two bits differ with the probability of their weights' angle over π, so
+    half of them do between strangers.
+    """
+    names, bits = generator.conv_names, [False] * FAMILY_BITS
+    for i, name in enumerate(names):
+        weight = generator.layer(name).conv.weight.detach().cpu().flatten()
+        signs = _fixed_signs().repeat(-(-len(weight) // PERIOD))[: len(weight)]
+        places = range(i, FAMILY_BITS, len(names))
+        for place, part in zip(places, (weight * signs).tensor_split(len(places))):
+            bits[place] = bool(part.sum(dtype=torch.float64) > 0)
+    number = sum(bit << place for place, bit in enumerate(bits))
+    return f"{number:0{FAMILY_BITS // 4}x}"
+
+
+def family_agreement(one: object, other: str) -> float | None:
+    """The share of bits in which two sketches agree; None where `one`, which may come from a file
+    of anyone's, is none."""
+    if not isinstance(one, str) or not re.fullmatch(rf"[0-9a-f]{{{len(other)}}}", one):
+        return None
+    return 1 - (int(one, 16) ^ int(other, 16)).bit_count() / (4 * len(other))
+
+
+@cache
+def _fixed_signs() -> Tensor:
+    """1 and −1, [PERIOD], by a hash of the place: the same ones everywhere and for ever."""
+    x = torch.arange(1, PERIOD + 1) * 0x9E3779B1 & 0xFFFFFFFF
+    x = (x ^ x >> 15) * 0x85EBCA77 & 0xFFFFFFFF
+    return 1.0 - 2 * (x >> 16 & 1)
 
 
 # From tensors to a generator

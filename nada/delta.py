@@ -1,21 +1,23 @@
 """A domain as a file: the tensors that adaptation changed, and nothing else.
 
 Saving, sharing, a strength slider and mixing domains are one idea: base weights W₀, changed
-weights Wᵢ, and W₀ + Σ αᵢ(Wᵢ − W₀), where α may differ by resolution. A file comes from anyone, so
-`Delta.load` reads safetensors only and checks all of it before use.
+weights Wᵢ, and W₀ + Σ αᵢ(Wᵢ − W₀), where α may differ by resolution. A domain of styles
+(StyleDomain, arXiv 2212.10229) changes the biases b of the modulations alone, an offset b − b₀ of
+each style, and so can be carried over to generators that were trained on from its own. A file comes
+from anyone, so `Delta.load` reads safetensors only and checks all of it before use.
 """
 
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 
 import safetensors
 import torch
 from torch import Tensor
 
-from nada.checkpoint import fingerprint, sha256, write_safetensors
+from nada.checkpoint import family_agreement, family_sketch, fingerprint, sha256, write_safetensors
 from nada.formats.files import LARGEST, in_bounds
 from nada.formats.messages import plain
 from nada.formats.metadata import FORMAT, read_metadata, write_metadata
@@ -26,6 +28,11 @@ MAX_HEADER = 2**20  # bytes, three times what so many tensors and the longest me
 MAX_TENSORS = 1000  # the largest generator has 200
 NAMES = re.compile(r"(style|input|conv1|to_rgb1|convs|to_rgbs|noises)\.[a-z0-9_.]{1,60}")
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+LAYER = re.compile(r"(convs|to_rgbs)\.\d+|\w+")  # what the name of a tensor begins with
+STYLE = re.compile(r"((convs|to_rgbs)\.\d+|\w+)\.conv\.modulation\.bias")
+STYLES, WEIGHTS, BOTH = "styles", "weights", "both"  # kinds of domains
+BASE = "base"  # the tensor of a file that holds the base's own styles, one after the other
+SAME_FAMILY = 0.68  # of the bits of two sketches; strangers agree in 0.5, ± 0.03
 
 
 class DeltaError(ValueError):
@@ -112,11 +119,26 @@ class Delta:
         tensors: name in the state dict → the new tensor, float32 on the CPU.
         metadata: what it says of itself (`nada.facts`): prompts, settings, measures. That of a
             loaded one is checked and plain (`nada.formats.metadata`).
+        base_styles: of a domain of styles, what the base has under the same names, float16 on the
+            CPU; {} in files that were saved without.
     """
 
     base_fingerprint: str
     tensors: dict[str, Tensor]
     metadata: dict = field(default_factory=dict)
+    base_styles: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """ "styles" where only biases of modulations changed, "weights", or "both" where styles of
+        some layers changed and weights of others."""
+        alone = self.layers - {layer_of(name) for name in self.tensors if not is_style(name)}
+        return WEIGHTS if not alone else STYLES if alone == self.layers else BOTH
+
+    @property
+    def layers(self) -> set[str]:
+        """The layers, or other parts of a generator, in which something changed."""
+        return {layer_of(name) for name in self.tensors}
 
     def save(self, path: str | Path) -> None:
         """Write safetensors; the header carries base, metadata and a SHA-256 of it all.
@@ -130,8 +152,9 @@ class Delta:
         except ValueError as error:
             raise DeltaError(f"The domain cannot be saved: its metadata {error}.") from error
         header = {"format": FORMAT, "base": self.base_fingerprint, "metadata": text}
-        digest = sha256(self.tensors, self.base_fingerprint, text)
-        write_safetensors(self.tensors, path, {**header, "sha256": digest})
+        tensors = {**self.tensors, **_packed(self.base_styles)}
+        digest = sha256(tensors, self.base_fingerprint, text)
+        write_safetensors(tensors, path, {**header, "sha256": digest})
 
     @classmethod
     def load(cls, path: str | Path) -> "Delta":
@@ -156,14 +179,29 @@ class Delta:
                 f"{name} does not say which generator it was made from: a fingerprint of 64 "
                 "digits was expected; make the domain again."
             )
+        packed = tensors.pop(BASE, None)
+        delta = cls(base, tensors)
+        base_styles = {} if packed is None else _unpacked(name, packed, delta)
         try:
-            return cls(base, tensors, read_metadata(text))
+            return replace(delta, metadata=read_metadata(text), base_styles=base_styles)
         except ValueError as error:
             raise DeltaError(f"The metadata of {name} {error}; make the domain again.") from error
 
 
+def is_style(name: str) -> bool:
+    """Whether a tensor of this name is the bias of a modulation."""
+    return STYLE.fullmatch(name) is not None
+
+
+def layer_of(name: str) -> str:
+    """The layer that a tensor belongs to, such as "convs.4"; "style" for all of the mapping."""
+    match = LAYER.match(name)
+    return match[0] if match else name
+
+
 def diff(base: Generator, adapted: Generator, metadata: Mapping | None = None) -> Delta:
-    """The tensors in which `adapted` differs from `base`.
+    """The tensors in which `adapted` differs from `base`. A domain of styles gets what it needs to
+    be carried over as well: the base's own styles, and a sketch of its family.
 
     Args:
         base, adapted: two generators of one architecture, on any devices.
@@ -172,7 +210,7 @@ def diff(base: Generator, adapted: Generator, metadata: Mapping | None = None) -
     Raises:
         DeltaError: the two have different architectures.
     """
-    if base.config != adapted.config:
+    if replace(base.config, clamp=None) != replace(adapted.config, clamp=None):
         raise DeltaError(
             f"The adapted generator is {adapted.config} and the base {base.config}; "
             "only generators of one architecture can be compared."
@@ -183,7 +221,72 @@ def diff(base: Generator, adapted: Generator, metadata: Mapping | None = None) -
         for key, value in adapted.state_dict().items()
         if not torch.equal(value, before[key].to(value.device))
     }
-    return Delta(fingerprint(base), changed, dict(metadata or {}))
+    delta = Delta(fingerprint(base), changed, dict(metadata or {}))
+    return _carriable(delta, base) if delta.kind == STYLES else delta
+
+
+def _carriable(delta: Delta, base: Generator) -> Delta:
+    """A domain of styles with what it takes to carry it over from its base."""
+    state = base.state_dict()
+    styles = {key: state[key].detach().to("cpu", torch.float16) for key in delta.tensors}
+    if not all(value.isfinite().all() for value in styles.values()):
+        return delta  # too large for float16, as no style is
+    return replace(
+        delta, base_styles=styles, metadata={**delta.metadata, "family": family_sketch(base)}
+    )
+
+
+def carry_over(delta: Delta, base: Generator) -> Delta:
+    """The domain for another generator of its family: b + (bᵢ − b₀), with the other's biases b.
+
+    A domain of styles moves generators that were trained on from its base much as it moves that
+    (StyleDomain, arXiv 2212.10229, 5.3). It says of itself what it was carried over from.
+
+    Args:
+        delta: a domain of styles, or any of `base` itself, which is given back as it is.
+        base: the generator that it shall be of; of the same shape.
+
+    Raises:
+        DeltaError: a domain of weights, of other shapes, of another family, or one that was saved
+            without the styles of its base.
+    """
+    own = fingerprint(base)
+    if delta.base_fingerprint == own:
+        return delta
+    if delta.kind != STYLES:
+        raise DeltaError(
+            "This domain changes weights, which mean nothing in another generator; make a domain "
+            "of styles of it first, with `nada distil` and the generator it belongs to."
+        )
+    check_shapes(delta, base)
+    if not delta.base_styles:
+        raise DeltaError(
+            "This domain was saved without the styles of the generator it was made from, and "
+            "cannot be carried over; make it again."
+        )
+    agreement = family_agreement(delta.metadata.get("family"), family_sketch(base))
+    if agreement is not None and agreement < SAME_FAMILY:
+        raise DeltaError(
+            "This domain was made from a generator of another family: sketches of the two agree in "
+            f"{agreement:.0%} of their bits, where {SAME_FAMILY:.0%} were expected and strangers "
+            "have about half; carry it over to one that was trained on from the same base."
+        )
+    state = base.state_dict()
+    moved = {
+        key: state[key].to("cpu", copy=True) + (value - delta.base_styles[key].float())
+        for key, value in delta.tensors.items()
+    }
+    facts = dict(delta.metadata)
+    origin = {"base": delta.base_fingerprint, **facts.pop("generator", {})}
+    known = {} if agreement is None else {"agreement": round(agreement, 4)}
+    return _carriable(Delta(own, moved, facts | {"carried_from": {**origin, **known}}), base)
+
+
+def can_carry_over(delta: Delta, base: Generator) -> bool:
+    """Whether a domain of another generator may be carried over to this one, by kind and shapes."""
+    shapes = {key: value.shape for key, value in base.state_dict().items()}
+    fit = all(shapes.get(key) == value.shape for key, value in delta.tensors.items())
+    return fit and delta.kind == STYLES and bool(delta.base_styles)
 
 
 @torch.no_grad()
@@ -206,8 +309,7 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, Weight]]) -> Generator:
     for delta, strength in strengths:
         if not all(abs(weight) <= LARGEST for weight in strength.bands):  # nan neither
             raise DeltaError(f"The weight of a domain is {strength}; give a number such as 0.7.")
-        check_base(delta, base_fingerprint)
-        check_shapes(delta, base)
+        check_fits(delta, base, base_fingerprint)
     generator = copy.deepcopy(base).eval().requires_grad_(False)
     for key, value in generator.state_dict().items():
         resolution = generator.resolution_of(key)
@@ -231,22 +333,30 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, Weight]]) -> Generator:
     return generator
 
 
-def check_base(delta: Delta, base_fingerprint: str) -> None:
-    """Refuse a domain of another generator than the one with this fingerprint.
+def check_fits(delta: Delta, base: Generator, base_fingerprint: str) -> None:
+    """Refuse a domain that was not made from this generator.
 
     Args:
         delta: the domain.
-        base_fingerprint: `fingerprint` of the generator that is loaded.
+        base: the generator that is loaded.
+        base_fingerprint: its `fingerprint`.
 
     Raises:
-        DeltaError: the fingerprints differ.
+        DeltaError: it is of another generator, or a tensor does not fit.
     """
     if delta.base_fingerprint != base_fingerprint:
+        other = (
+            "; or, if the two are of one family, ask for it to be carried over (--carry-over, or "
+            "the tick on the page)"
+            if can_carry_over(delta, base)
+            else ""
+        )
         raise DeltaError(
             "This domain was made from another generator (fingerprint "
             f"{delta.base_fingerprint[:12]}…, loaded is {base_fingerprint[:12]}…); "
-            "load the generator it belongs to."
+            f"load the generator it belongs to{other}."
         )
+    check_shapes(delta, base)
 
 
 def check_shapes(delta: Delta, base: Generator) -> None:
@@ -271,8 +381,7 @@ def check_shapes(delta: Delta, base: Generator) -> None:
 def fits(delta: Delta, base: Generator, base_fingerprint: str) -> bool:
     """Whether a domain can be applied to a generator, whose fingerprint is given."""
     try:
-        check_base(delta, base_fingerprint)
-        check_shapes(delta, base)
+        check_fits(delta, base, base_fingerprint)
     except DeltaError:
         return False
     return True
@@ -326,7 +435,7 @@ def _read(path: Path, name: str) -> tuple[dict[str, str], dict[str, Tensor]]:
                     f"{name} holds {len(keys)} tensors; a domain has {MAX_TENSORS} at most."
                 )
             for key in keys:
-                if not NAMES.fullmatch(key):
+                if key != BASE and not NAMES.fullmatch(key):
                     raise DeltaError(
                         f"{name} holds {key[:60]!r}, which is not a tensor of a generator."
                     )
@@ -340,11 +449,30 @@ def _read(path: Path, name: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     return header, tensors
 
 
+def _packed(styles: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Styles as the one tensor of a file, since each has a line in its header; none for none."""
+    return {BASE: torch.cat([styles[name] for name in sorted(styles)])} if styles else {}
+
+
+def _unpacked(name: str, packed: Tensor, delta: Delta) -> dict[str, Tensor]:
+    """The styles of a domain's base, by the names of its tensors."""
+    names = sorted(delta.tensors)
+    sizes = [delta.tensors[key].numel() for key in names]
+    flat = all(delta.tensors[key].ndim == 1 for key in names)
+    if delta.kind != STYLES or not flat or packed.shape != (sum(sizes),):
+        raise DeltaError(
+            f"{name} holds styles of its base {list(packed.shape)} that do not belong to its "
+            "tensors; make the domain again."
+        )
+    return dict(zip(names, packed.split(sizes)))
+
+
 def _check_tensor(name: str, key: str, value: Tensor) -> None:
-    if value.dtype != torch.float32 or not 1 <= value.ndim <= 5 or not value.numel():
+    expected = torch.float16 if key == BASE else torch.float32
+    if value.dtype != expected or not 1 <= value.ndim <= 5 or not value.numel():
         raise DeltaError(
             f"{name} holds {key!r} as {value.dtype} {list(value.shape)}; "
-            "float32 with one to five dimensions was expected."
+            f"{str(expected).removeprefix('torch.')} with one to five dimensions was expected."
         )
     if not in_bounds(value):
         raise DeltaError(

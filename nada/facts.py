@@ -77,7 +77,7 @@ def blend_facts(parts: Sequence[tuple[Delta, Weight]]) -> dict:
             {
                 "weight": weight.mean,
                 **({} if weight.is_even else {"by_resolution": asdict(weight)}),
-                **({"source": facts["source"]} if "source" in facts else {}),
+                **{name: facts[name] for name in ("source", "carried_from") if name in facts},
                 "target": title(facts),
             }
             for weight, facts in told
@@ -99,6 +99,21 @@ def blend_line(parts: Sequence[Mapping]) -> str:
     return " + ".join(n if w is None else f"{n}, {w}" for n, w in zip(names, weights))
 
 
+def carried_note(delta: Delta) -> str | None:
+    """That a domain was carried over and how sure its family is, a sentence; None if it was not."""
+    carried = delta.metadata.get("carried_from")
+    if carried is None:
+        return None
+    agreement = carried.get("agreement")
+    family = (
+        "their family is unknown, since the file holds no sketch of it"
+        if agreement is None
+        else f"sketches of the two agree in {agreement:.0%} of their bits"
+    )
+    base = f"{carried.get('name', '')} {carried.get('base', '')[:12]}".strip()
+    return f"{title(delta.metadata)!r} is carried over from the generator {base}…: {family}."
+
+
 def title(facts: dict) -> str:
     """What to call a domain by its metadata."""
     parts = facts.get("blend") or [facts]
@@ -106,19 +121,26 @@ def title(facts: dict) -> str:
 
 
 def _name(part: Mapping) -> str:
-    return part.get("target", "").strip() or "domain"
+    return part.get("target", "").strip() or _compared(part) or "domain"
 
 
-def describe(delta: Delta, fits: bool) -> dict:
+def _compared(facts: dict) -> str:
+    """The name, without its ending, of the file that a domain was found in by comparison, or ""."""
+    return Path(facts.get("compared", "")).stem.strip()
+
+
+def describe(delta: Delta, fits: bool, size: int | None = None) -> dict:
     """What a domain file says of itself, for `/domain`.
 
     Args:
         delta: the domain.
         fits: whether it is of the generator that is served, which it is told.
+        size: of its file, in bytes.
     """
     facts = delta.metadata
     names = ("source", "target", "method", "k", "layers", "steps_done", "loss", "quality",
-             "diversity", "seconds", "clip", "started_from", "generator")  # fmt: skip
+             "diversity", "seconds", "clip", "started_from", "generator", "compared",
+             "distilled_from", "carried_from", "family")  # fmt: skip
     config = facts.get("config", {})
     return {
         "title": title(facts),
@@ -129,6 +151,9 @@ def describe(delta: Delta, fits: bool) -> dict:
         "base": delta.base_fingerprint,
         "fits": fits,
         "unusual": unusual(delta),
+        "kind": delta.kind,
+        "changed_layers": len(delta.layers),
+        "bytes": size,
         "tensors": len(delta.tensors),
         "parameters": sum(tensor.numel() for tensor in delta.tensors.values()),
     }
@@ -202,6 +227,8 @@ def _domain_facts(path: Path) -> dict:
     return {
         "kind": "domain",
         "title": title(delta.metadata),
+        "changes": delta.kind,
+        "changed_layers": len(delta.layers),
         "base": delta.base_fingerprint,
         "tensors": len(delta.tensors),
         "parameters": sum(tensor.numel() for tensor in delta.tensors.values()),

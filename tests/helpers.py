@@ -62,6 +62,24 @@ def adapted(base: Generator, name: str, layers: tuple[str, ...]) -> Generator:
     return other
 
 
+def styled(base: Generator, name: str = "styled") -> Generator:
+    """A copy whose styles differ in every layer, and nothing else."""
+    other = copy.deepcopy(base)
+    for key, value in other.state_dict().items():
+        if key.endswith("modulation.bias"):
+            value += 0.3 * randn(f"{name}/{key}", value.shape)
+    return other
+
+
+def trained_on(base: Generator) -> Generator:
+    """A generator of the base's family: all of its synthesis is a little different."""
+    other = copy.deepcopy(base)
+    for key, value in other.state_dict().items():
+        if not key.startswith(("style.", "noises.")) and not key.endswith("kernel"):
+            value += 0.05 * randn(f"trained on/{key}", value.shape)
+    return other
+
+
 def golden(file: str) -> dict[str, torch.Tensor]:
     """Results of the reference programs, from tests/data."""
     return load_file(DATA / f"{file}.safetensors")

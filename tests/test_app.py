@@ -18,14 +18,14 @@ from PIL import Image
 
 import app
 from nada.checkpoint import load_generator
-from nada.delta import Delta, Strength, blend
+from nada.delta import Delta, Strength, blend, carry_over, diff
 from nada.layers import SELECTORS
 from nada.sample import sample
 from nada.serve.api import Api
 from nada.serve.images import page_grid
 from nada.serve.line import MAX_WAITING
 from tests.api import LONG, QUICK, adapt, answered, call, connect, same, started, told_info
-from tests.helpers import equal, quick_first, wait_for
+from tests.helpers import adapted, equal, quick_first, styled, trained_on, wait_for
 from tests.served import serve
 
 
@@ -40,14 +40,17 @@ def test_the_names_that_scripts_rely_on(client):
     }
     job = (
         "source target steps k select_every seed batch lr directional global_ in_domain "
-        "truncation method to_rgb domain_file".split(),
+        "truncation method to_rgb domain_file carry_over".split(),
         ["Pairs", "Status", "Domain file"],
     )
     assert names == {
         "/adapt": job,
         "/adapt_once": job,
-        "/sample": (["seeds", "truncation", "domain_file", "strength"], ["Samples"]),
-        "/blend": (["domain_files", "weights", "seeds", "truncation"], ["Samples", "Domain file"]),
+        "/sample": (["seeds", "truncation", "domain_file", "strength", "carry_over"], ["Samples"]),
+        "/blend": (
+            ["domain_files", "weights", "seeds", "truncation", "carry_over"],
+            ["Samples", "Domain file"],
+        ),
         "/domain": (["domain_file"], ["Domain"]),
         "/info": ([], ["Info"]),
         "/forget": ([], ["Forgotten"]),
@@ -269,7 +272,8 @@ def test_a_domain_is_described(client):
     told = client.predict(domain_file=handle_file(file), api_name="/domain")
     assert told["fits"] and told["base"] == client.predict(api_name="/info")["fingerprint"]
     assert (told["source"], told["target"], told["seed"]) == ("photo", "pencil sketch", 11)
-    assert told["steps_done"] == 4 and len(told["layers"]) == 2
+    assert told["steps_done"] == 4 and len(told["layers"]) == told["changed_layers"] == 2
+    assert told["kind"] == "weights" and told["bytes"] == Path(file).stat().st_size
     assert all(isinstance(told[name], float) for name in ("loss", "quality", "diversity"))
     Delta("0" * 64, {}, {}).save(strange := Path(file).with_name("strange.safetensors"))
     assert not client.predict(domain_file=handle_file(strange), api_name="/domain")["fits"]
@@ -302,6 +306,33 @@ def test_blends_are_the_librarys(client, server):
     torch.testing.assert_close(again, sample(expected, [1], 0.6), rtol=0, atol=1e-4)
     _, halves = client.predict(domain_files=given["domain_files"], api_name="/blend")
     assert [part["weight"] for part in Delta.load(halves).metadata["blend"]] == [0.5, 0.5]
+
+
+def test_a_domain_of_styles_is_carried_over_when_asked(client, server, tmp_path):
+    own = load_generator(server.log.parent / "generator.safetensors")
+    parent = trained_on(own)
+    parts = {"styles": styled(parent), "weights": adapted(parent, "w", ("convs.1.conv.weight",))}
+    files = {kind: tmp_path / f"{kind}.safetensors" for kind in parts}
+    for kind, other in parts.items():
+        diff(parent, other, {"target": kind}).save(files[kind])
+    styles, weights = map(handle_file, files.values())
+    told = client.predict(domain_file=styles, api_name="/domain")
+    assert (told["kind"], told["fits"], told["changed_layers"]) == ("styles", False, 8)
+    given = {"seeds": "1-4", "truncation": 0.6, "domain_file": styles}
+    with pytest.raises(Exception, match=r"another generator .* carried over"):
+        client.predict(**given, api_name="/sample")
+    delta = carry_over(Delta.load(files["styles"]), own)
+    moved = page_grid(sample(blend(own, [(delta, 1.0)]), [1, 2, 3, 4], 0.6), 4)
+    picture = client.predict(**given, carry_over=True, api_name="/sample")
+    assert same(Image.open(picture), moved)
+    mix = {"domain_files": [styles], "weights": "1", "carry_over": True, "api_name": "/blend"}
+    picture, mixed = client.predict(**mix, seeds="1-4", truncation=0.6)
+    assert same(Image.open(picture), moved) and Delta.load(mixed).kind == "styles"
+    _, status, file = adapt(client, domain_file=styles, carry_over=True)
+    assert status["state"] == "finished"
+    assert Delta.load(file).metadata["started_from"] == "styles"
+    with pytest.raises(Exception, match=r"changes weights.*nada distil"):
+        client.predict(**{**given, "domain_file": weights}, carry_over=True, api_name="/sample")
 
 
 def test_files_of_the_server_are_out_of_reach(client, server):

@@ -73,3 +73,8 @@ def is_small_int(value: object) -> bool:
 def first_line(error: BaseException) -> str:
     """An error's first line, of at most 120 characters, without a full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120].rstrip(". ")
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: "19 KB", "11.2 MB"."""
+    return f"{size / 2**20:.1f} MB" if size >= 2**20 else f"{max(1, round(size / 2**10))} KB"

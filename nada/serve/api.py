@@ -16,7 +16,7 @@ from nada.serve.jobs import GOING
 from nada.serve.service import Service
 from nada.serve.session import Session
 from nada.serve.sessions import Sessions
-from nada.serve.validate import check_file
+from nada.serve.validate import CARRY_OVER, check_file, check_flag
 from nada.serve.view import status
 from nada.settings import Setting
 
@@ -46,7 +46,7 @@ class Api:
         self.service, self.sessions = service, sessions
 
     @_documented
-    def adapt(self, session: Session, domain_file=None, **settings):
+    def adapt(self, session: Session, domain_file=None, carry_over=False, **settings):
         """Train the generator towards the target prompt and stream how it goes.
 
         Parameters:
@@ -54,6 +54,7 @@ class Api:
             target: What it should show, such as "pencil sketch".
             {settings}
             domain_file: A domain to go on from; none for the generator itself.
+            carry_over: Whether that may be a domain of styles of another generator of the family.
         Returns:
             pairs: A picture, above the frozen generator, below the adapted one, the same seeds.
             status: state, step, steps, seconds, eta, loss, terms, layers, before_it (runs that
@@ -61,6 +62,9 @@ class Api:
             domain_file: At the end, the safetensors file with the changed weights.
         """
         start = None if domain_file is None else check_file("domain_file", domain_file)
+        if start is not None and check_flag("carry_over", CARRY_OVER, carry_over):
+            carried = self.service.uploaded("domain_file", domain_file, carry_over)
+            carried.save(start := session.shown(file_name(title(carried.metadata))))
         job, hints = self.service.job(settings, start), self.service.hints(settings)
         run, drawn, grid = session.train(job, self.service, hints, keep=False), None, None
         try:
@@ -75,15 +79,18 @@ class Api:
             run.stop.set()
             run.let_go_of_images()
 
-    def adapt_once(self, session: Session, domain_file=None, **settings):
-        *_, last = self.adapt(session, domain_file, **settings)
+    def adapt_once(self, session: Session, domain_file=None, carry_over=False, **settings):
+        *_, last = self.adapt(session, domain_file, carry_over, **settings)
         return last
 
     adapt_once.__doc__ = adapt.__doc__ and adapt.__doc__.replace(
         "stream how it goes", "answer once, at the end"
     )
 
-    def sample(self, session: Session, seeds, domain_file=None, strength=1.0, truncation=0.7):
+    def sample(
+        self, session: Session, seeds, domain_file=None, strength=1.0, truncation=0.7,
+        carry_over=False,
+    ):  # fmt: skip
         """Pictures of seeds, by the base generator or by a domain at some strength.
 
         Parameters:
@@ -92,13 +99,17 @@ class Api:
             strength: 0 the source, 1 the domain, from -0.5 to 1.5; or by the resolution of the
                 layers, {"coarse": 1, "middle": 0.5, "fine": 0}.
             truncation: 0.7 usually; lower is safer, higher more varied.
+            carry_over: Whether it may be a domain of styles of another generator of the family.
         Returns:
             samples: The pictures in one grid.
         """
-        images = self.service.sample(seeds, domain_file, strength, truncation)
+        images = self.service.sample(seeds, domain_file, strength, truncation, carry_over)
         return _shown(session, page_grid(images, columns_for(len(images))), "samples.png")
 
-    def blend(self, session: Session, domain_files=None, weights="", seeds="1-8", truncation=0.7):
+    def blend(
+        self, session: Session, domain_files=None, weights="", seeds="1-8", truncation=0.7,
+        carry_over=False,
+    ):  # fmt: skip
         """Mix up to three domains into one.
 
         Parameters:
@@ -107,11 +118,12 @@ class Api:
                 objects as the strength of a sample instead of numbers.
             seeds: "1-8" or "3, 7, 12", 36 at most.
             truncation: 0.7 usually; lower is safer, higher more varied.
+            carry_over: Whether they may be domains of styles of other generators of the family.
         Returns:
             samples: Pictures of the seeds by the mix, in one grid.
             domain_file: The mix as a domain file.
         """
-        images, mixed = self.service.blend(domain_files, weights, seeds, truncation)
+        images, mixed = self.service.blend(domain_files, weights, seeds, truncation, carry_over)
         mixed.save(path := session.shown(file_name(title(mixed.metadata))))
         grid = page_grid(images, columns_for(len(images)))
         return _shown(session, grid, "samples.png"), str(path)
@@ -123,7 +135,8 @@ class Api:
             domain_file: A file that an adaptation made.
         Returns:
             domain: Prompts, seed, settings, layers, loss, quality, diversity, the fingerprint of
-                the base, and in "fits" whether that is the generator that is served.
+                the base, and in "fits" whether that is the generator that is served; in "kind"
+                whether it changes styles, weights or both, in "bytes" how large it is.
         """
         return self.service.describe(domain_file)
 

@@ -28,6 +28,8 @@ class KeptDomain:
         base_fingerprint: the fingerprint of the generator it was made from.
         metadata: what the file says of itself.
         thumbnails: images of its card, as data URLs.
+        kind: "styles", "weights" or "both"; see `nada.delta.Delta.kind`.
+        layers: in how many something changed.
     """
 
     id: str
@@ -35,6 +37,22 @@ class KeptDomain:
     base_fingerprint: str
     metadata: dict
     thumbnails: tuple[str, ...] = ()
+    kind: str = "weights"
+    layers: int = 0
+
+    @classmethod
+    def of(cls, id: str, path: Path, delta: Delta, thumbnails: Sequence[str]) -> "KeptDomain":
+        """The domain that lies in a file."""
+        base, facts = delta.base_fingerprint, delta.metadata
+        return cls(id, path, base, facts, tuple(thumbnails), delta.kind, len(delta.layers))
+
+    @property
+    def size(self) -> int:
+        """Of its file in bytes; 0 when that has gone."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
 
     @property
     def title(self) -> str:
@@ -64,9 +82,7 @@ class KeptDomains:
             except (DeltaError, OSError, ValueError, LookupError):
                 continue
             id = card.parent.name
-            self._domains[id] = KeptDomain(
-                id, path, delta.base_fingerprint, delta.metadata, thumbnails
-            )
+            self._domains[id] = KeptDomain.of(id, path, delta, thumbnails)
         for folder in self.folder.glob("*/"):
             if folder.name not in self._domains:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -114,7 +130,7 @@ class KeptDomains:
             with contextlib.suppress(OSError):  # there are others in it
                 self.folder.rmdir()
             raise
-        domain = KeptDomain(id, path, delta.base_fingerprint, delta.metadata, images)
+        domain = KeptDomain.of(id, path, delta, images)
         with self._lock:
             self._domains[id] = domain
             sizes = [file.stat().st_size for file in self.files]

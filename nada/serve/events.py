@@ -246,19 +246,22 @@ class PageEvents:
 
     # Kept domains
 
-    def act(self, session: Session, event, **look) -> dict:
+    def act(self, session: Session, event, carry_over, **look) -> dict:
         """A card's button: open, on (open, and the next run starts there), forget."""
         event = event if isinstance(event, dict) else {}
         act, id = event.get("act"), event.get("id")
-        session.forget(id) if act == "forget" else session.open(id)
+        if act == "forget":
+            session.forget(id)
+        else:
+            id = session.open(id, carry_over)
         changes = {**self.look(session, **look), **_library(session)}
         if act == "on":
             changes["start"] = Change({**changes["start"].props, "value": id})
         return changes
 
-    def load(self, session: Session, load, **look) -> dict:
+    def load(self, session: Session, load, carry_over, **look) -> dict:
         """A domain file of the visitor's own."""
-        session.load(load[0] if isinstance(load, list) and load else load)
+        session.load(load[0] if isinstance(load, list) and load else load, carry_over)
         return {**self.look(session, **look), **_library(session)}
 
     def weigh(self, session: Session, chosen) -> dict:
@@ -269,10 +272,10 @@ class PageEvents:
         shown = {n: Change({"visible": i < len(titles)}) for i, n in enumerate(WEIGHT_PARTS)}
         return {**labels, **shown}
 
-    def mix(self, session: Session, chosen, **fields) -> dict:
+    def mix(self, session: Session, chosen, carry_over, **fields) -> dict:
         """A mix of kept domains."""
         weights = [{b: fields[n] for b, n in names.items()} for names in WEIGHTS_BY_BAND.values()]
-        session.mix(chosen, weights)
+        session.mix(chosen, weights, carry_over)
         return {**self.look(session, **fields), **_library(session)}
 
     def keep_mix(self, session: Session, **look) -> dict:

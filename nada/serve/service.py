@@ -16,7 +16,7 @@ from torch import Tensor
 
 import op
 from nada.clip import known_words, unknown_words
-from nada.delta import Delta, blend, check_base, check_shapes, diff, fits
+from nada.delta import STYLES, Delta, blend, carry_over, check_fits, diff, fits
 from nada.facts import blend_facts, describe
 from nada.formats.messages import quote
 from nada.layers import SELECTORS
@@ -28,6 +28,7 @@ from nada.serve.images import SMALL, data_urls
 from nada.serve.jobs import Job
 from nada.serve.models import Options
 from nada.serve.validate import (
+    CARRY_OVER,
     MAX_MIX,
     MAX_SAMPLES,
     STRENGTH,
@@ -35,13 +36,14 @@ from nada.serve.validate import (
     BadInput,
     check_domain,
     check_file,
+    check_flag,
     check_job,
     check_number,
     check_seeds,
     check_strength,
     check_weights,
 )
-from nada.serve.worker import Blend, Worker
+from nada.serve.worker import Blend, Part, Worker, read
 
 Domain = TypeVar("Domain", Delta, KeptDomain)
 
@@ -107,19 +109,31 @@ class Service:
         Raises:
             DeltaError: it was made from another one, or its tensors are of other shapes.
         """
-        check_base(domain, self.worker.loaded().fingerprint)
-        if isinstance(domain, Delta):  # those of a kept one were looked at when it came
-            check_shapes(domain, self.worker.models().generator)
+        base, own = self.worker.models().generator, self.worker.loaded().fingerprint
+        if isinstance(domain, Delta):
+            check_fits(domain, base, own)
+        elif domain.base_fingerprint != own:  # else it was looked at when it came
+            check_fits(Delta.load(domain.path), base, own)
         return domain
 
-    def uploaded(self, field: str, upload) -> Delta:
-        """The domain in an uploaded file; an error if it cannot be used here."""
-        return self.check_fits(check_domain(field, upload))
+    def uploaded(self, field: str, upload, carry_over=False) -> Delta:
+        """The domain in an uploaded file; an error if it cannot be used here.
+
+        carry_over: whether one of another generator of the family may be made to fit.
+        """
+        delta = check_domain(field, upload)
+        if check_flag("carry_over", CARRY_OVER, carry_over):
+            return self.carried(delta)
+        return self.check_fits(delta)
+
+    def carried(self, delta: Delta) -> Delta:
+        """The domain carried over to the generator that is served."""
+        return carry_over(delta, self.worker.models().generator)
 
     def mixed(self, parts: Blend) -> Delta:
         """Several domains as one."""
         base = self.worker.models().generator
-        deltas = [(Delta.load(path), weight) for path, weight in parts]
+        deltas = [(read(part), weight) for part, weight in parts]
         adapted = blend(base, [part for part in deltas if part[1]])
         return diff(base, adapted, blend_facts(deltas))
 
@@ -134,18 +148,19 @@ class Service:
 
     # What is asked for without a session
 
-    def sample(self, seeds, domain_file, strength, truncation) -> Tensor:
+    def sample(self, seeds, domain_file, strength, truncation, carry_over=False) -> Tensor:
         """Images of seeds, by the base or by an uploaded domain at some strength."""
         seeds = check_seeds(seeds)
         strength = check_strength("strength", STRENGTH, strength)
         truncation = check_number("truncation", TRUNCATION, truncation)
         if domain_file is None:
             return self.draw((), seeds, truncation)
-        self.uploaded("domain_file", domain_file)
-        path = check_file("domain_file", domain_file)
-        return self.draw([(path, strength)], seeds, truncation)
+        part = self._part("domain_file", domain_file, carry_over)
+        return self.draw([(part, strength)], seeds, truncation)
 
-    def blend(self, domain_files, weights, seeds, truncation) -> tuple[Tensor, Delta]:
+    def blend(
+        self, domain_files, weights, seeds, truncation, carry_over=False
+    ) -> tuple[Tensor, Delta]:
         """Images by a mix of uploaded domains, and the mix as a domain."""
         if not isinstance(domain_files, list) or not 1 <= len(domain_files) <= MAX_MIX:
             raise BadInput(
@@ -153,18 +168,25 @@ class Service:
                 f"The domain files are {quote(domain_files)}; upload a list of one to {MAX_MIX}.",
             )
         seeds, truncation = check_seeds(seeds), check_number("truncation", TRUNCATION, truncation)
-        fields = [f"domain_files[{i}]" for i in range(len(domain_files))]
-        for field, upload in zip(fields, domain_files):
-            self.uploaded(field, upload)
-        paths = [check_file(field, upload) for field, upload in zip(fields, domain_files)]
-        parts = list(zip(paths, check_weights(len(paths), weights)))
+        domains = [
+            self._part(f"domain_files[{i}]", upload, carry_over)
+            for i, upload in enumerate(domain_files)
+        ]
+        parts = list(zip(domains, check_weights(len(domains), weights)))
         return self.draw(parts, seeds, truncation), self.mixed(parts)
+
+    def _part(self, field: str, upload, carry_over) -> Part:
+        """An uploaded domain as a part of a blend: one of styles, which may be carried over, is
+        small enough to go to another process; others are read there."""
+        delta = self.uploaded(field, upload, carry_over)
+        return delta if delta.kind == STYLES else check_file(field, upload)
 
     def describe(self, domain_file) -> dict:
         """What an uploaded domain file says of itself, and whether it fits this server."""
         delta = check_domain("domain_file", domain_file)
         own = self.worker.models().generator, self.worker.loaded().fingerprint
-        return describe(delta, fits(delta, *own))
+        size = check_file("domain_file", domain_file).stat().st_size
+        return describe(delta, fits(delta, *own), size)
 
     def info(self, usage: dict | None = None) -> dict:
         """What this server runs: generator, CLIP, device, and what may be asked for.

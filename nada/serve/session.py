@@ -30,10 +30,12 @@ from nada.serve.jobs import FULL, Job, TrainingRun, unkept
 from nada.serve.line import Line
 from nada.serve.service import Service
 from nada.serve.validate import (
+    CARRY_OVER,
     MAX_MIX,
     STRENGTH,
     TRUNCATION,
     BadInput,
+    check_flag,
     check_number,
     check_seeds,
     check_strength,
@@ -305,14 +307,18 @@ class Session:
         self._admit(self)
         return self.domains.add(delta, self.service.thumbnails, file)
 
-    def load(self, upload) -> None:
+    def load(self, upload, carry_over=False) -> None:
         """Keep the domain of an uploaded file and look at it; an error if it cannot be used."""
-        self.look_at([(self.keep(self.service.uploaded("domain_file", upload)).path, 1.0)])
+        domain = self.service.uploaded("domain_file", upload, carry_over)
+        self.look_at([(self.keep(domain).path, 1.0)])
         self.save()
 
-    def open(self, id) -> None:
-        """Look at a kept domain."""
-        self.look_at([(self.service.check_fits(self._kept(id)).path, 1.0)])
+    def open(self, id, carry_over=False) -> str:
+        """Look at a kept domain; the id of what is looked at, which is another where it had to be
+        carried over from another generator."""
+        domain = self._usable(id, carry_over)
+        self.look_at([(domain.path, 1.0)])
+        return domain.id
 
     def forget(self, id) -> None:
         """Let go of a kept domain."""
@@ -322,11 +328,23 @@ class Session:
         self.domains.forget(domain.id)
         self.save()
 
-    def mix(self, ids, weights: Sequence) -> None:
+    def _usable(self, id, carry_over) -> KeptDomain:
+        """A kept domain of this generator: the one asked for, or, where that may be carried over
+        and has to be, what is kept of it then."""
+        domain = self._kept(id)
+        may = check_flag("carry_over", CARRY_OVER, carry_over)
+        if may and domain.base_fingerprint != self.service.worker.loaded().fingerprint:
+            delta = self.service.carried(Delta.load(domain.path))
+            facts = (delta.base_fingerprint, delta.metadata)
+            kept = (d for d in self.domains if (d.base_fingerprint, d.metadata) == facts)
+            return next(kept, None) or self.keep(delta)
+        return self.service.check_fits(domain)
+
+    def mix(self, ids, weights: Sequence, carry_over=False) -> None:
         """Look at a mix of two or three kept domains; there may be more weights than domains."""
         if not isinstance(ids, list) or not 2 <= len(ids) <= MAX_MIX:
             raise BadInput("domains", f"Choose two or three domains to mix, not {quote(ids)}.")
-        paths = [self.service.check_fits(self._kept(id)).path for id in ids]
+        paths = [self._usable(id, carry_over).path for id in ids]
         self.look_at(zip(paths, check_weights(len(paths), list(weights)[: len(paths)])))
 
     def keep_mix(self, strength) -> None:

@@ -58,6 +58,11 @@ def _shown(label: str, low: float, high: float, step: float) -> Setting:
 STRENGTH = _shown("Strength", -0.5, 1.5, 0.05)
 WEIGHT = _shown("Weight", -1.5, 1.5, 0.05)
 TRUNCATION = _shown("Truncation of samples", 0.0, 1.5, 0.05)
+CARRY_OVER = Setting(
+    "Carry over",
+    "Take domains of styles of another generator of the same family as well.",
+    bool,
+)
 SNAPSHOT = Setting("Snapshot", "", int, Range(1, 2000), served=Range(1, 2000, 1))
 
 
@@ -97,6 +102,13 @@ def check_strength(name: str, setting: Setting, value) -> Weight:
         )
     labels = {band: replace(setting, label=f"{setting.label} ({band})") for band in BANDS}
     return Strength(**{band: check_number(name, labels[band], value[band]) for band in BANDS})
+
+
+def check_flag(name: str, setting: Setting, value) -> bool:
+    """The value of something to tick; BadInput unless it is true or false."""
+    if not setting.fits(value):
+        raise BadInput(name, f"{setting.label} is {quote(value)}; use {setting.expected}.")
+    return value
 
 
 def check_setting(name: str, value):

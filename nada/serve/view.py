@@ -15,6 +15,7 @@ from torch import Tensor
 from nada.checkpoint import Origin
 from nada.delta import BANDS
 from nada.facts import blend_weight
+from nada.formats.messages import size_text
 from nada.formats.remarks import REMARKS, Remark
 from nada.presets import SERVED
 from nada.serve.domains import KeptDomain
@@ -161,14 +162,18 @@ def _card(domain: KeptDomain, is_open: bool) -> dict:
         "settings": _settings(facts),
         **{name: _measure(facts.get(name)) for name in ("loss", "quality", "diversity")},
         "layers": ", ".join(facts.get("layers", ())) or None,
+        "explained": _share(facts.get("distilled_from", {}).get("explained")),
+        "compared": facts.get("compared") or None,
         "base": domain.base_fingerprint[:12],
         "generator": base.get("name", "").strip() or None,
         "used": base.get("used", "").strip() or None,
+        **_carried(facts),
     }
     return {
         "id": domain.id,
         "title": domain.title,
         "open": is_open,
+        "holds": {"size": size_text(domain.size), "kind": domain.kind, "layers": domain.layers},
         "facts": {name: str(line)[:200] for name, line in lines.items() if line is not None},
         "thumbnails": list(domain.thumbnails),
     }
@@ -182,6 +187,21 @@ def _weights(parts: Sequence[dict]) -> dict[str, str]:
     if any(not weight.is_even for weight in weights):
         return lines
     return {"weights": lines["coarse"]} if weights else {}
+
+
+def _carried(facts: dict) -> dict[str, str]:
+    """Of a domain that was carried over: from which generator, and how far the family is known."""
+    carried = facts.get("carried_from")
+    if carried is None:
+        return {}
+    return {
+        "carried_from": f"{carried.get('name', '')} {carried.get('base', '')[:12]}".strip() or "?",
+        "family": _share(carried.get("agreement")) or "?",
+    }
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.0%}"
 
 
 def _measure(value: float | None) -> str | None:

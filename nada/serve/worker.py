@@ -21,11 +21,17 @@ from nada.sample import sample
 from nada.serve.jobs import Job, LoadModels, StopFile, TrainingEvent, train
 from nada.serve.models import LENT, STORE, Download, Loaded, Options, ServedModels, load_models
 
-Blend = Sequence[tuple[Path, Weight]]  # domain files and their weights; none is the base itself
+Part = Path | Delta  # a domain file, or a domain of styles that has none
+Blend = Sequence[tuple[Part, Weight]]  # domains and their weights; none is the base itself
 
 
 # The work, beside `nada.serve.jobs.train`: functions of a module, called with plain data, so that
 # they may run in another process.
+
+
+def read(part: Part) -> Delta:
+    """The domain of a part of a blend."""
+    return part if isinstance(part, Delta) else Delta.load(part)
 
 
 def draw_images(load: LoadModels, parts: Blend, seeds, truncation: float) -> Tensor:
@@ -35,13 +41,13 @@ def draw_images(load: LoadModels, parts: Blend, seeds, truncation: float) -> Ten
         DeltaError: a domain that cannot be read, or of another generator.
     """
     generator = load().generator
-    deltas = [(Delta.load(path), weight) for path, weight in parts if weight]
+    deltas = [(read(part), weight) for part, weight in parts if weight]
     return sample(blend(generator, deltas) if deltas else generator, seeds, truncation).cpu()
 
 
 def draw_film(load: LoadModels, parts: Blend, keys: Sequence[Key], **options) -> Tensor:
     """The frames of `nada.film.frames`, [N, 3, H, W] on the CPU."""
-    deltas = [(Delta.load(path), weight) for path, weight in parts]
+    deltas = [(read(part), weight) for part, weight in parts]
     return torch.stack(list(frames(load().generator, deltas, keys, **options)))
 
 

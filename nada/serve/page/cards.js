@@ -1,5 +1,5 @@
-/* Kept domains as cards. The value is JSON, a list of {id, title, open, facts, thumbnails}; all texts of
-   it are shown as text. A button asks the server by the event "act" with {id, act}. */
+/* Kept domains as cards. The value is JSON, a list of {id, title, open, holds, facts, thumbnails}; all texts
+   of it are shown as text. A button asks the server by the event "act" with {id, act}. */
 const texts = props.texts[(navigator.language || "en").slice(0, 2)] || props.texts.en;
 
 function make(tag, className, text) {
@@ -7,6 +7,12 @@ function make(tag, className, text) {
   if (className) node.className = className;
   if (text !== undefined) node.textContent = text;
   return node;
+}
+
+/* What the file holds: "19 KB, styles of 6 layers". */
+function held({ size, kind, layers }) {
+  const words = (layers === 1 && texts[`${kind}_1`]) || texts[kind] || kind;
+  return `${size}, ${words.replace("{n}", layers)}`;
 }
 
 function card(domain) {
@@ -23,6 +29,7 @@ function card(domain) {
     if (name === "prompts") continue;
     facts.append(make("dt", "", texts[name] || name), make("dd", name, value));
   }
+  facts.append(make("dt", "", texts.holds), make("dd", "holds", held(domain.holds)));
   const acts = make("div", "acts");
   for (const act of ["open", "on", "forget"]) {
     const button = make("button", act, texts[act]);
