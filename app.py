@@ -623,7 +623,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.add_argument(name, default=default, type=kind, help=meaning)
 
     option("--generator", "auto", '"auto", "demo", "ffhq", a file, or "org/repo:file" of the Hub')
-    option("--clip", "auto", '"auto", "demo", a file, "ViT-B/32", or A+B')
+    option("--clip", "auto", '"auto", "demo", a file, "ViT-B/32", or A,B')
     option("--device", "auto", '"auto", "cpu", or another of torch\'s')
     host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     option("--host", host, "address to listen on, 0.0.0.0 for all")

@@ -203,7 +203,7 @@ def add_adapt(commands) -> None:
     parser.add_argument(
         "--clip",
         default="auto",
-        help="CLIP models joined by + (default: auto, those that suit the generator)",
+        help="CLIP models joined by commas (default: auto, those that suit the generator)",
     )
     parser.add_argument("--start", type=Path, metavar="FILE", help="domain file to go on from")
     _add_carry_over(parser)
@@ -579,7 +579,9 @@ def add_info(commands) -> None:
     summary = "Tell what a file is, or without one what would run here, and its limits."
     parser = _command(commands, "info", run_info, summary)
     parser.add_argument("file", nargs="?", help="a generator, a domain or a CLIP model")
-    parser.add_argument("--clip", default="auto", help="CLIP models joined by + (default: auto)")
+    parser.add_argument(
+        "--clip", default="auto", help="CLIP models joined by commas (default: auto)"
+    )
 
 
 def run_info(args: argparse.Namespace) -> int:

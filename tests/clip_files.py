@@ -1,4 +1,4 @@
-"""Small CLIPs of open_clip with random weights, and the files in which people have them."""
+"""Small CLIPs of open_clip and transformers with random weights, and the files in which people have them."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from nada.clip.imports import open_clip
+from tests.helpers import randn
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 BESIDE = "open_clip_config.json"
@@ -61,3 +62,32 @@ def save_training(path: Path, model: torch.nn.Module) -> Path:
     optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-3}]}
     torch.save({"epoch": 3, "name": "run", "state_dict": state, "optimizer": optimizer}, path)
     return path
+
+
+def theirs(width: int = 128, hidden: int = 512) -> dict[str, torch.Tensor]:
+    """Weights in transformers' names: 2 layers, images of 32 in patches of 16, 12 tokens."""
+    shapes = {
+        "text_model.embeddings.token_embedding.weight": (49408, 64),
+        "text_model.embeddings.position_embedding.weight": (12, 64),
+        "vision_model.embeddings.class_embedding": (width,),
+        "vision_model.embeddings.patch_embedding.weight": (width, 3, 16, 16),
+        "vision_model.embeddings.position_embedding.weight": (5, width),
+        "text_projection.weight": (24, 64),
+        "visual_projection.weight": (24, width),
+    }
+    norms = [("text_model.final_layer_norm", 64), ("vision_model.pre_layrnorm", width),
+             ("vision_model.post_layernorm", width)]  # fmt: skip
+    for tower, size, inner in (("text_model", 64, 256), ("vision_model", width, hidden)):
+        for layer in range(2):
+            place = f"{tower}.encoder.layers.{layer}"
+            norms += [(f"{place}.layer_norm{i}", size) for i in (1, 2)]
+            maps = {f"self_attn.{x}_proj": (size, size) for x in ("q", "k", "v", "out")}
+            for name, shape in {**maps, "mlp.fc1": (inner, size), "mlp.fc2": (size, inner)}.items():
+                shapes |= {f"{place}.{name}.weight": shape, f"{place}.{name}.bias": shape[:1]}
+    state = {key: randn(key, shape) * (shape[-1] ** -0.5) for key, shape in shapes.items()}
+    for name, size in norms:
+        state[f"{name}.weight"] = 1 + 0.1 * randn(f"{name}.w", (size,))
+        state[f"{name}.bias"] = 0.1 * randn(f"{name}.b", (size,))
+    state["logit_scale"] = torch.tensor(2.6592)
+    state["text_model.embeddings.position_ids"] = torch.arange(12)[None]
+    return state

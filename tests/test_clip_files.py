@@ -15,8 +15,7 @@ from nada.clip import open_clip as ours
 from nada.clip.imports import open_clip
 from nada.clip.transformers import translate
 from nada.formats.files import CheckpointError
-from tests.clip_files import config, save_training, towers
-from tests.helpers import randn
+from tests.clip_files import config, save_training, theirs, towers
 
 OPENAIS = openai_clip().clip._MODELS
 SPELT = {
@@ -162,35 +161,6 @@ def test_nothing_in_a_file_is_run(tmp_path):
 
 
 # transformers
-
-
-def theirs(width: int = 128, hidden: int = 512) -> dict[str, torch.Tensor]:
-    """Weights in transformers' names: 2 layers, images of 32 in patches of 16, 12 tokens."""
-    shapes = {
-        "text_model.embeddings.token_embedding.weight": (49408, 64),
-        "text_model.embeddings.position_embedding.weight": (12, 64),
-        "vision_model.embeddings.class_embedding": (width,),
-        "vision_model.embeddings.patch_embedding.weight": (width, 3, 16, 16),
-        "vision_model.embeddings.position_embedding.weight": (5, width),
-        "text_projection.weight": (24, 64),
-        "visual_projection.weight": (24, width),
-    }
-    norms = [("text_model.final_layer_norm", 64), ("vision_model.pre_layrnorm", width),
-             ("vision_model.post_layernorm", width)]  # fmt: skip
-    for tower, size, inner in (("text_model", 64, 256), ("vision_model", width, hidden)):
-        for layer in range(2):
-            place = f"{tower}.encoder.layers.{layer}"
-            norms += [(f"{place}.layer_norm{i}", size) for i in (1, 2)]
-            maps = {f"self_attn.{x}_proj": (size, size) for x in ("q", "k", "v", "out")}
-            for name, shape in {**maps, "mlp.fc1": (inner, size), "mlp.fc2": (size, inner)}.items():
-                shapes |= {f"{place}.{name}.weight": shape, f"{place}.{name}.bias": shape[:1]}
-    state = {key: randn(key, shape) * (shape[-1] ** -0.5) for key, shape in shapes.items()}
-    for name, size in norms:
-        state[f"{name}.weight"] = 1 + 0.1 * randn(f"{name}.w", (size,))
-        state[f"{name}.bias"] = 0.1 * randn(f"{name}.b", (size,))
-    state["logit_scale"] = torch.tensor(2.6592)
-    state["text_model.embeddings.position_ids"] = torch.arange(12)[None]
-    return state
 
 
 def layers(state, tower, x, heads, act, mask=None):

@@ -6,6 +6,7 @@ A process of its own downloads, with HF_ENDPOINT and HF_HOME in its environment 
 
 import hashlib
 import itertools
+import json
 import re
 import shutil
 import threading
@@ -15,10 +16,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub.utils import _http, get_session
+from safetensors.torch import save
 
 from nada.checkpoint import save_generator
 from nada.formats import hub as hub_module
 from nada.formats.hub import no_long_waits
+from tests.clip_files import theirs
 from tests.helpers import make_clip, tiny_generator
 from tests.hub_client import HubWorker
 from tests.hub_server import (
@@ -503,3 +506,48 @@ def test_when_nothing_answers_what_is_not_in_the_cache_gets_a_sentence(gone):
     assert "does not answer or cuts off: check the connection" in sentence
     assert "does not answer" in gone.sentence("locate", source="a/c")
     assert "check the connection" in gone.sentence("load_clip", name="ViT-T")
+
+
+def clip_repository(clip_bytes: bytes) -> dict[str, bytes]:
+    """A repository as open_clip's people keep them, with OpenAI's architecture in it."""
+    sizes = {"vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8},
+             "text_cfg": {"context_length": 77, "width": 64, "heads": 1, "layers": 1}}  # fmt: skip
+    model = {"embed_dim": 16, "quick_gelu": True, **sizes}
+    return {
+        "open_clip_config.json": json.dumps({"model_cfg": model}).encode(),
+        "open_clip_pytorch_model.bin": clip_bytes,
+    }
+
+
+def test_a_clip_of_a_repository(hub, worker, clip_bytes):
+    name = f"laion/clip-{next(numbers)}"
+    hub.repos[name] = Repo(clip_repository(clip_bytes))
+    source = f"hf-hub:{name}"
+    assert "offline mode is on" in worker.sentence("load_clip", name=source, offline=True)
+    answer = worker.call("load_clip", name=source)
+    assert (answer["resolution"], answer["name"]) == (32, source)
+    assert answer["reports"][-1] == [len(clip_bytes)] * 2 + [f"{name}:open_clip_pytorch_model.bin"]
+    assert worker.call("load_clip", name=source, offline=True)["resolution"] == 32
+    assert len(hub.requests(name)) == 2  # configuration and weights, once each
+    assert worker.sound()
+
+
+def test_a_repository_of_transformers_without_what_may_be_left_out(hub, worker):
+    name = f"openai/clip-{next(numbers)}"
+    heads = {"text_config": {"num_attention_heads": 1}, "vision_config": {"num_attention_heads": 2}}
+    files = {"config.json": json.dumps(heads).encode(), "model.safetensors": save(theirs())}
+    hub.repos[name] = Repo(files)
+    for offline in (False, True):
+        answer = worker.call("load_clip", name=f"hf-hub:{name}", offline=offline)
+        assert answer["resolution"] == 32
+
+
+def test_a_repository_without_a_clip(worker, repo):
+    sentence = worker.sentence("load_clip", name=f"hf-hub:{repo.name}")
+    assert "has neither open_clip_config.json nor config.json" in sentence
+    sentence = worker.sentence("load_clip", name="hf-hub:no/body")
+    assert "There is no 'no/body' on the Hub" in sentence
+    repo.files = {"open_clip_config.json": b"{}"}
+    assert "has no weights called open_clip_model" in worker.sentence(
+        "load_clip", name=f"hf-hub:{repo.name}"
+    )

@@ -8,10 +8,18 @@ import pytest
 from nada.checkpoint import load_generator
 from nada.clip import load_clips
 from nada.presets import PRESETS, examples, suggestion
-from nada.prompts import NEARLY_SAME, WEAK, direction_length, nearest, unknown_words
+from nada.prompts import (
+    NEARLY_SAME,
+    WEAK,
+    direction_length,
+    language_hint,
+    nearest,
+    unknown_words,
+)
 from nada.serve.hints import hints
 from nada.serve.models import ServedModels
 from nada.serve.validate import BadInput, check_prompt
+from tests.helpers import make_clip
 
 DEMO = PRESETS["demo"]
 
@@ -62,6 +70,36 @@ def test_fillers_are_no_unknown_words_unless_they_are_all_there_is():
     clip = SimpleNamespace(words={"zombie"}, unknown_words=str.split)
     assert "never shown “gorblax” and" in unknown_words(clip, ("a gorblax", "with"))
     assert "never shown “a”, “with” and" in unknown_words(clip, ("a", "with"))
+
+
+READ = SimpleNamespace(name="ViT-B/32", english=True)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["эскиз карандашом", "僵尸", "ゾンビ", "σκίτσο", "зомби 3D", "رسم"]
+)
+def test_prompts_in_another_writing_are_told_that_clip_reads_english(prompt):
+    said = language_hint([READ, SimpleNamespace(name="b", words=None, english=True)], ("a", prompt))
+    assert said.startswith(f"CLIP (ViT-B/32 and b) learnt to read English and may take “{prompt}”")
+    assert ("по-английски" in said) == any("а" <= c <= "я" for c in prompt)
+
+
+@pytest.mark.parametrize("prompt", ["sketch", "café", "a π pie", "🧟", "…", "Tschüß", "x² + 3"])
+def test_prompts_that_english_may_have_are_not(prompt):
+    assert language_hint([READ], ("photo", prompt)) == ""
+
+
+def test_no_word_of_english_to_models_of_other_languages_or_of_a_few_words():
+    many = SimpleNamespace(name="xlm-roberta", english=False)
+    small = SimpleNamespace(name="demo", words=frozenset({"эскиз"}), english=True)
+    for clip in (many, small, SimpleNamespace(name="of one's own")):
+        assert language_hint([clip], ("photo", "эскиз")) == ""
+
+
+def test_the_language_is_hinted_at_before_a_run(generator):
+    clip = make_clip("o", 16, 16, 1, 64, 8, 77, 49408, 64, 1, 1)
+    said = hint(ServedModels(generator, [clip]), "photo", "эскиз")
+    assert sum("learnt to read English" in text for text in said) == 1
 
 
 def test_steps_and_k_of_the_preset_are_suggested(models):

@@ -270,8 +270,9 @@ def _of_open_clip(wanted: OpenClipName, progress: Report | None) -> ClipModule:
             f"{', '.join(known) or 'none; or a file of yours'}."
         )
     how = open_clip.preprocessing_of(name, tag) if tag else _one_way(name, known)
+    path = _there(wanted.file) if wanted.file else None
     with _sound(str(wanted)):
-        path = _there(wanted.file) if wanted.file else _fetched(name, tag or "", progress)
+        path = path or _fetched(name, tag or "", progress)
         state = _in_openais_names(read_weights(path)).state
         return open_clip.make(open_clip.config_of(name, tag), how, state, str(wanted))
 

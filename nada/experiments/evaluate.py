@@ -52,7 +52,9 @@ def add_evaluate(commands, command) -> None:
     parser.add_argument("--runs", type=int, default=1, help="training seeds each (default: 1)")
     parser.add_argument("--samples", type=int, default=128, help="pictures judged (default: 128)")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once (default: 1)")
-    parser.add_argument("--clip", default="demo", help="CLIP models joined by + (default: demo)")
+    parser.add_argument(
+        "--clip", default="demo", help="CLIP models joined by commas (default: demo)"
+    )
     parser.add_argument("--sheet", type=Path, help="PNG of frozen and adapted pictures to write")
 
 
