@@ -1,4 +1,4 @@
-"""Small CLIPs of open_clip and transformers with random weights, and the files in which people have them."""
+"""Small CLIPs of open_clip and transformers with random weights, and files in which they come."""
 
 import json
 from pathlib import Path
