@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from op import FusedLeakyReLU, fused_leaky_relu, styled_leaky_relu, upfirdn2d
 
 EPSILON = 1e-8
+MOST_LEVELS = 9  # doublings that are looked at; of more, a side may have thousands of digits
 MAPPING_LR = 0.01  # the mapping network learns a hundred times slower than the rest
 
 
@@ -91,6 +92,11 @@ class GeneratorConfig:
         """
         mapping_layers = _count(state, r"style\.(\d+)\.weight", first=1)
         levels = _count(state, r"convs\.(\d+)\.conv\.weight", first=0) // 2
+        if levels > MOST_LEVELS:
+            raise ValueError(
+                f"Not a StyleGAN2 generator: it doubles the side of its images {levels} times; at "
+                "most 8 times, from 4 to 1024 pixels, were expected."
+            )
         z_dim = _shape(state, "style.1.weight", 2)[1]
         w_dim = _shape(state, "conv1.conv.modulation.weight", 2)[1]
         channels = [_shape(state, "input.input", 4)[1]]

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import resource
 import struct
 import time
 import zipfile
@@ -517,6 +518,12 @@ def doubled(depth: int) -> list:
     return inner
 
 
+def many(*names: str, shape: tuple = (1,)) -> dict:
+    """Names with numbers in place of "{}": one tensor, that all of them share."""
+    return dict.fromkeys((n.format(i) for n in names for i in range(15_000)), torch.ones(shape))
+
+
+BASICSR = "style_conv1.modulated_conv.weight"
 HOSTILE = {
     "deep": deep(1000),
     "very deep": deep(100_000),
@@ -525,6 +532,15 @@ HOSTILE = {
     "doubled": doubled(18),
     "many generators": {f"g{i}": ones("input.input", shape=(1, 2, 4, 4)) for i in range(3000)},
     "many numbers": {"g_ema": list(range(200_000)), "g": {i: i for i in range(50_000)}},
+    "many blocks of NVIDIA's": many("synthesis.b4.const", "synthesis.b{}.conv0.weight"),
+    "many layers of NVIDIA's": many("synthesis.b4.const", "mapping.fc{}.weight"),
+    "many layers of basicsr's": many(BASICSR, "style_convs.{}.weight"),
+    "many noises of basicsr's": many(BASICSR, "noises.noise{}"),
+    "many layers of ours": {
+        **ones("style.1.weight", "conv1.conv.modulation.weight"),
+        **ones("input.input", shape=(1, 2, 4, 4)),
+        **many("convs.{}.conv.weight", shape=(1,) * 5),
+    },
     "deep modules": nn.Sequential(nn.Sequential(nn.Linear(2, 2))),
     "one name twice": {
         "g.input": ones("input", shape=(1, 2, 4, 4)),
@@ -540,10 +556,11 @@ def test_hostile_nesting_ends_in_a_sentence_at_once(tmp_path, kind):
         path.write_bytes(contents)
     else:
         torch.save(contents, path)
-    start = time.process_time()
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match=r"^g\.pt") as caught:
         load_generator(path)
-    assert time.process_time() - start < 10
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert time.process_time() - start < 10 and grown < 200, f"{grown:.0f} MiB"
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
 

@@ -286,6 +286,11 @@ def many_names(count: int) -> bytes:
     return b"\x80\x02" + NAMED + b")\x81}" + text("variables") + variables + b"sb."
 
 
+def many_resolutions(count: int) -> Network:
+    names = (f"synthesis/{i}x{i}/Conv0_up/weight" for i in range(count))
+    return Network("Gs", "G_main", {}, [(name, ONE) for name in names])
+
+
 def many_parts(count: int) -> bytes:
     """Networks that share all of their variables."""
     variables = text("variables") + b"](" + (text("a") + b"N\x86") * 1000 + b"eq\x00"
@@ -308,6 +313,7 @@ HOSTILE = {
     "much deeper": nested(20_000),
     "options in themselves": options_in_themselves(),
     "many variables": many_names(200_000),
+    "many resolutions": many_resolutions(20_000),
     "many parts": many_parts(20_000),
     "many networks": many_networks(100_000),
     "huge": lying((1 << 40,)),

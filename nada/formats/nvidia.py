@@ -20,7 +20,7 @@ from nada.formats.messages import brief, is_small_int
 from nada.formats.remarks import Remark, remark
 from nada.formats.search import Found
 from nada.formats.slices import LazyTensor
-from nada.generator import blur_kernel
+from nada.generator import MOST_LEVELS, blur_kernel
 
 LAYER = {
     "weight": "conv.weight",
@@ -130,7 +130,8 @@ def _names(tensors: dict) -> Iterator[tuple[str, str]]:
     yield "synthesis.b4.const", "input.input"
     convs = [("synthesis.b4.conv1", "conv1")]
     to_rgbs = [("synthesis.b4.torgb", "to_rgb1")]
-    for j in range(_count(tensors, r"synthesis\.b(\d+)\.conv0\.weight")):
+    levels = _count(tensors, r"synthesis\.b(\d+)\.conv0\.weight")
+    for j in range(min(levels, MOST_LEVELS)):
         block = f"synthesis.b{8 * 2**j}"
         convs += [(f"{block}.conv0", f"convs.{2 * j}"), (f"{block}.conv1", f"convs.{2 * j + 1}")]
         to_rgbs.append((f"{block}.torgb", f"to_rgbs.{j}"))

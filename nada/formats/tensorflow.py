@@ -29,7 +29,7 @@ from nada.formats.nvidia import Translated
 from nada.formats.pickles import ForeignObject
 from nada.formats.remarks import Remark, remark
 from nada.formats.slices import LazyTensor
-from nada.generator import MAPPING_LR
+from nada.generator import MAPPING_LR, MOST_LEVELS
 
 NETWORK = "dnnlib.tflib.network.Network"
 OLDER_NETWORK = "tfutil.Network"  # of the progressive GAN's program
@@ -345,7 +345,7 @@ def _names(tensors: dict[str, LazyTensor], rate: float) -> Iterator[tuple[str, s
 def _sides(tensors: dict[str, LazyTensor]) -> list[int]:
     """The resolutions that the generator goes through: 4, 8, ..."""
     levels = _count(tensors, r"synthesis/(\d+)x\1/Conv0_up/weight")
-    return [4 * 2**i for i in range(1 + levels)]
+    return [4 * 2**i for i in range(1 + min(levels, MOST_LEVELS))]
 
 
 def _count(tensors: dict[str, LazyTensor], pattern: str) -> int:
