@@ -40,6 +40,8 @@ SPELT = {
     "ViT-B-32:openai.pt": None,
     "ViT-H-14": None,
     "ViT-B/23": None,
+    "./ViT-B-32": None,
+    "/models/vit/b/32": None,
     "openai": None,
     "": None,
 }
@@ -95,6 +97,16 @@ def test_models_are_joined_by_plus_or_comma(tmp_path, monkeypatch):
     assert split_names(" a,b+c.pt") == ["a,b+c.pt"]
     assert split_names("openai:a,b+c.pt") == ["openai:a,b+c.pt"]
     assert split_names("demo,openai:a,b+c.pt") != ["demo,openai:a,b+c.pt"]
+
+
+def test_what_is_on_the_disk_comes_before_another_spelling(tmp_path, monkeypatch, clip_tiny):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vitb32").mkdir()
+    with pytest.raises(ValueError, match="vitb32 cannot be used as a CLIP model"):
+        load_clip("vitb32")
+    state = {**clip_tiny.model.state_dict(), "input_resolution": torch.tensor(16)}
+    torch.save(state, tmp_path / "rn50")
+    assert load_clip("rn50").resolution == 16
 
 
 # Bare files

@@ -103,14 +103,14 @@ def _bundled_names() -> list[str]:
 
 
 def _load(name: str, progress: Report | None) -> ClipModule:
-    """The model that a name means."""
+    """The model that a name means; what is on the disk comes before other spellings of names."""
     path = Path(name).expanduser()
     models = openai_clip().clip._MODELS
     if name in BUNDLED:
         return _of_file(_there(bundled_path(name)), name)
-    if os.path.isfile(path):
+    if os.path.isfile(path) and name not in models:
         return _of_file(path, path.name)
-    if name and os.path.isdir(path):
+    if name and os.path.isdir(path) and name not in models:
         return _of_shelf(Shelf(path), path.resolve().name)
     if own := openai_name(name, models):
         return _of_file(_downloaded(own, models[own], progress), own, openai=True)

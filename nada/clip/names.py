@@ -31,7 +31,8 @@ def folded(name: str) -> str:
 def openai_name(name: str, models: Iterable[str]) -> str | None:
     """Which of OpenAI's models a name stands for, however it is spelt; None for none."""
     before, _, after = name.partition(":")
-    if after and "openai" not in map(folded, (before, after)):  # other weights, or a file
+    others = after and "openai" not in map(folded, (before, after))  # weights, or a file
+    if others or name.startswith((".", "/", "~")):
         return None
     return {_canonical(model): model for model in models}.get(_canonical(name))
 

@@ -274,6 +274,7 @@ def _tokenizer(text: Mapping, context: int, folder: Path | None) -> Any:
             str(folder) if here else name,
             context_length=context,
             tokenizer_mode=text.get("tokenizer_mode"),
+            trust_remote_code=False,
             **options,
         )
     except Exception as error:  # of many libraries
