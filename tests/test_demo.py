@@ -18,10 +18,11 @@ import torch
 from safetensors import safe_open
 
 import nada.demo
-from nada.checkpoint import load_generator
+from nada.checkpoint import family_agreement, family_sketch, load_generator
 from nada.clip import bundled_path, load_clip
+from nada.delta import blend, carry_over, diff
 from nada.demo import judge as judging
-from nada.demo import train_clip, train_generator
+from nada.demo import train_child, train_clip, train_generator
 from nada.demo.captions import (
     ATTRIBUTES,
     all_texts,
@@ -50,6 +51,7 @@ from nada.demo.train_clip import CompactVocabulary, contrastive_loss
 from nada.demo.train_generator import grow
 from nada.demo.training import parse_options
 from nada.sample import latents
+from tests.helpers import styled
 
 
 def some_z(n: int, seed: int = 0) -> torch.Tensor:
@@ -328,6 +330,23 @@ def test_options_are_the_fields_of_the_settings():
     for wrong in ((), ("soup",), ("cake", "--oven-heat", "hot")):
         with pytest.raises(SystemExit):
             parse(*wrong)
+
+
+@pytest.mark.slow
+def test_a_child_of_the_bundled_generator_takes_its_domains_of_styles(tmp_path):
+    """Trained on for a few steps it draws older people, is of the family, and is moved alike."""
+    arguments = [str(tmp_path / "child.safetensors"), "--steps", "12", "--batch", "4"]
+    assert train_child.main(arguments) == 0
+    base, child = load_generator("demo"), load_generator(tmp_path / "child.safetensors")
+    z = some_z(8)
+    old = render(z, "old person", 128)
+    before, after = ((generator(z) - old).abs().mean() for generator in (base, child))
+    assert after < 0.9 * before
+    assert family_agreement(family_sketch(child), family_sketch(base)) > 0.9
+    delta = diff(base, styled(base))
+    moved = blend(child, [(carry_over(delta, child), 1.0)])
+    moves = [(two(z) - one(z)).flatten() for one, two in ((base, styled(base)), (child, moved))]
+    assert torch.cosine_similarity(*moves, dim=0) > 0.8
 
 
 @pytest.mark.slow

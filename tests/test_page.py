@@ -7,9 +7,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from nada.delta import Delta
+from nada.checkpoint import fingerprint, load_generator
+from nada.delta import Delta, diff
 from nada.serve.view import texts
-from tests.helpers import quick_first
+from tests.helpers import quick_first, styled, trained_on
 from tests.page import (
     PAUSE,
     WIDTHS,
@@ -342,3 +343,21 @@ def test_a_file_that_cannot_be_used_gets_a_sentence(visit, tmp_path):
         load(page, path)
         expect(page.get_by_text(sentence)).to_be_visible()
         expect(page.locator(".card")).to_have_count(1)
+
+
+def test_a_domain_of_styles_is_carried_over_with_a_tick(page, server, tmp_path):
+    parent = trained_on(load_generator(server.log.parent / "generator.safetensors"))
+    path = tmp_path / "ghost.safetensors"
+    diff(parent, styled(parent), {"source": "photo", "target": "ghost"}).save(path)
+    tab(page, "Kept domains")
+    load(page, path)
+    expect(page.get_by_text("ask for it to be carried over")).to_be_visible()
+    expect(page.locator(".card")).to_have_count(0)
+    page.wait_for_timeout(PAUSE)
+    page.get_by_label("Carry over").check()
+    load(page, path)
+    card = page.locator(".card.open")
+    expect(card.locator("dd.holds")).to_have_text(re.compile(r"^\d KB, styles of 8 layers$"))
+    expect(card.locator("dd.carried_from")).to_have_text(fingerprint(parent)[:12])
+    expect(card.locator("dd.family")).to_have_text(re.compile(r"^(9\d|100)%$"))
+    assert fits(page)
