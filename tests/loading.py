@@ -27,7 +27,7 @@ LAYOUTS = {
     "module pickled whole": "module.pt",
     "NVIDIA pickle": "nvidia.pkl",
     "NVIDIA's names, plain": "nvidia.pt",
-    "basicsr's names": "basicsr.pth",
+    "basicsr's names, no mean": "basicsr.pth",
     "TensorFlow pickle": "tensorflow.pkl",
     "training file": "training.pt",
 }
