@@ -39,8 +39,8 @@ def test_the_names_that_scripts_rely_on(client):
         for name, told in endpoints.items()
     }
     job = (
-        "source target steps k select_every seed batch lr directional global_ in_domain "
-        "truncation method to_rgb domain_file carry_over".split(),
+        "source target steps k select_every seed batch lr directional global_ in_domain truncation "
+        "method to_rgb parameters style_lr cap point reach domain_file carry_over".split(),
         ["Pairs", "Status", "Domain file"],
     )
     assert names == {
