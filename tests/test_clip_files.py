@@ -14,6 +14,7 @@ from nada.clip import names as naming
 from nada.clip import open_clip as ours
 from nada.clip.imports import open_clip
 from nada.clip.transformers import translate
+from nada.experiments.evaluate import first_clip
 from nada.formats.files import CheckpointError
 from tests.clip_files import config, save_training, theirs, towers
 
@@ -92,6 +93,7 @@ def test_an_unknown_name_gets_the_list_and_the_nearest():
 
 def test_models_are_joined_by_plus_or_comma(tmp_path, monkeypatch):
     assert split_names("ViT-B/32, ViT-B/16+ RN50") == ["ViT-B/32", "ViT-B/16", "RN50"]
+    assert first_clip("RN50, ViT-B/32") == "RN50"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,b+c.pt").touch()
     assert split_names(" a,b+c.pt") == ["a,b+c.pt"]

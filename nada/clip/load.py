@@ -30,7 +30,7 @@ from nada.clip.openai import CLIP, build
 from nada.clip.weights import ANCHOR, OPEN_CLIP, TRANSFORMERS, Weights, read_weights
 from nada.formats.downloads import download
 from nada.formats.files import CheckpointError, bundled_file, file_digest
-from nada.formats.hub import Report, fetch_first
+from nada.formats.hub import HubError, Report, fetch_first
 from nada.formats.messages import brief, first_line, quote
 
 LARGEST_CONFIG = 1 << 20  # bytes; those of models have a few thousand
@@ -342,7 +342,7 @@ def _sound(name: str) -> Iterator[None]:
     """Say of which model an error is; a foreign file can be wrong in any way."""
     try:
         yield
-    except (NotInstalled, Unclear):
+    except (HubError, NotInstalled, Unclear):  # sentences with names of their own
         raise
     except CheckpointError as error:  # a sentence already
         if name not in str(error):
