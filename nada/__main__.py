@@ -305,7 +305,8 @@ def follow(
         try:
             for progress in steps:
                 bar.update()
-                bar.set_postfix(loss=f"{progress.loss:.4f}")
+                way = {} if progress.way is None else {"way": f"{progress.way:.0%}"}
+                bar.set_postfix(loss=f"{progress.loss:.4f}", **way)
                 if as_json:
                     print(json_line(as_dict(progress)), flush=True)
                 if stop.status:
@@ -480,7 +481,8 @@ def usual_places(name: str) -> Iterator[Path]:
 
 def as_dict(progress: Progress) -> dict:
     """A step for JSON: all but the pictures."""
-    return {f.name: getattr(progress, f.name) for f in fields(progress) if f.name != "preview"}
+    told = {f.name: getattr(progress, f.name) for f in fields(progress) if f.name != "preview"}
+    return told | {"way": progress.way}
 
 
 # sample, film, blend, domain, info

@@ -68,11 +68,12 @@ class AdaptConfig:
         range=Range(0, 10),
     )  # fmt: skip
     parameters: str = setting(
-        "weights", "What trains", "Of the chosen layers: all weights; styles, one offset for each "
-        "channel, a domain of kilobytes; or both.", choices=PARAMETERS, place=12,
+        "weights", "What trains", "Of the chosen layers: weights, all of them; styles, one offset "
+        "for each channel, a file of kilobytes, people stay themselves; or both.",
+        choices=PARAMETERS, place=12,
     )  # fmt: skip
     style_lr: float = setting(
-        0.05, "Rate of styles", "Of Adam for the offsets of styles; falls as the other rate does.",
+        0.05, "Rate of styles", "Of Adam for the offsets of styles; changes of shape want more.",
         range=Range(0, 10), place=13, served=Range(1e-3, 1.0, 1e-3),
     )  # fmt: skip
     # beta1 = 0 lets no layer coast on steps of an earlier selection
@@ -200,6 +201,13 @@ class Progress:
     seconds: float
     eta: float
     preview: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def way(self) -> float | None:
+        """How far the images have gone of what the words ask, the mean over the CLIP models; None
+        where none of them knows (`nada.guidance.reach_of`)."""
+        ways = [value for name, value in self.terms.items() if name.split()[0] == "way"]
+        return sum(ways) / len(ways) if ways else None
 
     def __str__(self) -> str:
         return (

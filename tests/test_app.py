@@ -124,6 +124,15 @@ def test_settings_reach_the_run(client):
     assert config["train_to_rgb"] is True
 
 
+def test_a_run_of_styles_gives_a_domain_of_kilobytes(client, server):
+    _, _, file = adapt(client, parameters="styles", style_lr=0.1, to_rgb=True)
+    delta = Delta.load(file)
+    assert all(key.endswith("conv.modulation.bias") for key in delta.tensors)
+    config = delta.metadata["config"]
+    assert config["style_lr"] == 0.1 and config["parameters"] == "styles"
+    assert Path(file).stat().st_size < 20 * 1024
+
+
 def test_samples_are_the_librarys(client, server, tmp_path):
     file = adapt(client)[2]
     told = client.predict(api_name="/info")

@@ -82,7 +82,7 @@ def test_json_is_one_object_a_line(models, tmp_path, capsys):
     assert main(["adapt", *models, *FAST, "--target", "sketch", "--json", "--out", str(out)]) == 0
     *steps, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert [step["step"] for step in steps] == [1, 2, 3]
-    assert steps[0].keys() >= {"steps", "loss", "terms", "layers", "seconds", "eta"}
+    assert steps[0].keys() >= {"steps", "loss", "terms", "way", "layers", "seconds", "eta"}
     assert last == {"out": str(out), "steps_done": 3}
 
 

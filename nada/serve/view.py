@@ -82,6 +82,7 @@ def status(run: TrainingRun, state: str) -> dict:
         "eta": round(progress.eta, 2) if progress and state == "running" else None,
         "loss": progress.loss if progress else None,
         "terms": dict(progress.terms) if progress else {},
+        "way": progress.way if progress else None,
         "layers": list(progress.layers) if progress else [],
         "before_it": run.before_it,
         "message": message(run, state),

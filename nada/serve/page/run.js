@@ -34,6 +34,7 @@ function facts(run) {
   const parts = [`${run.seconds.toFixed(0)} s`];
   if (run.eta !== null) parts.push(`${texts.to_go} ${run.eta.toFixed(0)} s`);
   if (run.loss !== null) parts.push(`${texts.loss} ${run.loss.toFixed(3)}`);
+  if (run.way !== null) parts.push(`${texts.way} ${Math.round(100 * run.way)} %`);
   return make("p", "facts", parts.join(" · "));
 }
 
