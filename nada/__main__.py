@@ -312,14 +312,14 @@ def follow(
                 if stop.status:
                     break
         except DivergedError as error:
-            tell("adapt", error)
+            tell(stop.command, error)
             status = 1
         except BrokenPipeError:
             status = UNREAD
         except Exception as error:
             if progress is None:
                 raise
-            tell("adapt", error)
+            tell(stop.command, error)
             status = 2
     return progress, status
 
@@ -351,16 +351,16 @@ def run_distil(args: argparse.Namespace) -> int:
         )
     base = load_generator(args.generator, pick_device(args.device))
     large, small = blend(base, [(delta, 1.0)]), copy.deepcopy(base)
-    with stop_on_signals() as stop:
+    with stop_on_signals("distil") as stop:
         progress, status = follow(distil(large, small, config), config.steps, args.json, stop)
         if progress is None:
             return status or stop.status
         stop.hold()
         close = closeness(base, large, small)
-        known = delta.metadata
-        told = {name: known[name] for name in ("source", "generator") if name in known}
-        facts = {"target": title(delta.metadata), **told}
-        facts["distilled_from"] = {**facts, **close}
+        known = {"target": title(delta.metadata), **delta.metadata}
+        prompts = {name: known[name] for name in ("source", "target") if name in known}
+        facts = {**prompts, "distilled_from": {**prompts, **close}}
+        facts |= {"generator": known["generator"]} if "generator" in known else {}
         out = keep(diff(base, small, facts), args.out, args.overwrite, stop)
     told = {"out": str(out), "steps_done": progress.step, "bytes": out.stat().st_size, **close}
     _say(args.json, _distilled(out, close), told)
@@ -378,10 +378,12 @@ def _distilled(out: Path, close: dict[str, float]) -> str:
 class Stop:
     """What signals ask of a run.
 
-    `status` is the exit status to end with, 0 while no signal has come.
+    `status` is the exit status to end with, 0 while no signal has come; `command` is the one that
+    runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, command: str = "adapt") -> None:
+        self.command = command
         self.status, self.patience = 0, 1.0  # so many signals ask; the next one insists
 
     def __call__(self, number: int, _) -> None:
@@ -405,12 +407,12 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
+def stop_on_signals(command: str = "adapt") -> Iterator[Stop]:
     """The first Ctrl-C, SIGTERM or closed terminal sets `Stop.status`; the next one interrupts."""
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it is
         numbers.append(signal.SIGHUP)
-    stop = Stop()
+    stop = Stop(command)
     with on_signals(stop, *numbers):
         yield stop
 
@@ -437,14 +439,14 @@ def keep(delta: Delta, out: Path, overwrite: bool, stop: Stop) -> Path:
         delta.save(out := out if overwrite else free_name(out))
         return out
     except OSError as error:
-        tell("adapt", error)
+        tell(stop.command, error)
     asked = sys.stdin is not None and sys.stdin.isatty()
     for other in asked_places(out.name, stop) if asked else usual_places(out.name):
         try:
             check_place(other, DOMAIN, overwrite=False)
             delta.save(other)
         except (ValueError, OSError) as error:
-            tell("adapt", error)
+            tell(stop.command, error)
         else:
             with suppress(OSError):
                 print(f"The domain lies in {other} now.", file=sys.stderr)

@@ -221,7 +221,8 @@ def large(native, tmp_path):
     for value in (other.convs[1].conv.weight, other.convs[3].conv.weight):
         value += 0.05 * torch.randn_like(value)
     base, domain = rosinality(native, tmp_path / "base.pt"), tmp_path / "large.safetensors"
-    diff(native, other, {"source": "photo", "target": "cartoon"}).save(domain)
+    facts = {"source": "photo", "target": "cartoon", "generator": {"name": "base.pt"}}
+    diff(native, other, facts).save(domain)
     return ["--generator", str(base), "--device", "cpu"], domain
 
 
@@ -238,6 +239,7 @@ def test_distilling_ends_with_a_close_domain_of_styles(native, large, tmp_path, 
     close = {name: told[name] for name in ("before", "after", "explained")}
     assert small.kind == "styles" and title(small.metadata) == "cartoon"
     assert small.metadata["distilled_from"] == {**facts, **close}
+    assert small.metadata["generator"] == {"name": "base.pt"}
     twins = [blend(native, [(delta, 1.0)]) for delta in (Delta.load(domain), small)]
     assert closeness(native, *twins) == close
     assert main([*command, "--steps", "1"]) == 2 and "is there already" in capsys.readouterr().err
