@@ -30,6 +30,7 @@ from nada.clip import Encoder, load_clips
 from nada.convert import SUFFIXES, DistilConfig, add_convert, add_diff, closeness, distil
 from nada.delta import STYLES, Delta, DeltaError, Strength, Weight, blend, carry_over, diff, fits
 from nada.experiments.bench import add_bench
+from nada.experiments.calibrate import add_calibrate
 from nada.experiments.evaluate import add_evaluate
 from nada.experiments.report import add_report
 from nada.experiments.sweep import add_sweep
@@ -158,6 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_diff(commands)
     add_distil(commands)
     add_evaluate(commands, _command)
+    add_calibrate(commands, _command)
     add_convert(commands, _command)
     add_sweep(commands)
     add_report(commands)

@@ -205,7 +205,7 @@ class Progress:
     @property
     def way(self) -> float | None:
         """How far the images have gone of what the words ask, the mean over the CLIP models; None
-        where none of them knows (`nada.guidance.reach_of`)."""
+        where none of them knows (`nada.clip.reach_of`)."""
         ways = [value for name, value in self.terms.items() if name.split()[0] == "way"]
         return sum(ways) / len(ways) if ways else None
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nada.augment import Augmented
-from nada.clip import Encoder, PromptError
+from nada.clip import Encoder, PromptError, reach_of
 from nada.formats.messages import quote
 from nada.settings import Range, check, setting
 
@@ -415,12 +415,6 @@ def _reach_terms(
         # in units of what the words ask, whatever was asked of the run
         "way": (0.0, WayGone(clip, move, float(asked.norm()))),
     }
-
-
-def reach_of(clip: Encoder) -> float | None:
-    """How far images of a domain lie from those of the source, along the text direction and as a
-    share of its length: the encoder's `reach`; None where nobody has measured that."""
-    return getattr(clip, "reach", None)
 
 
 def target_loss(clips: Sequence[Encoder], target: str) -> Callable[[Tensor], Tensor]:

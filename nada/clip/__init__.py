@@ -11,6 +11,7 @@ from nada.clip.encoder import (
     Unclear,
     english_only,
     known_words,
+    reach_of,
     resize,
     unknown_words,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "load_clip",
     "load_clips",
     "openai_clip",
+    "reach_of",
     "resize",
     "save_clip",
     "split_names",

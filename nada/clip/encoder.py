@@ -2,6 +2,7 @@
 
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -31,7 +32,7 @@ class Encoder(Protocol):
 
     `CLIP` and `OpenCLIP` do, and so does anything that puts images and texts into one space: to
     train with it, give it to `text_direction` and the losses. What it may say beside this, and
-    what is taken for granted if it does not, say `known_words` and `english_only`.
+    what is taken for granted if it does not, say `known_words`, `english_only` and `reach_of`.
     """
 
     @property
@@ -68,6 +69,12 @@ def english_only(clip: Encoder) -> bool:
     return known_words(clip) is None and getattr(clip, "english", False)
 
 
+def reach_of(clip: Encoder) -> float | None:
+    """How far images of a domain lie from those of the source, along the text direction and as a
+    share of its length: its `reach` (`nada.clip.reach`); None where nobody has measured that."""
+    return getattr(clip, "reach", None)
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How images are made ready for an image tower.
@@ -101,9 +108,15 @@ class ClipModule(nn.Module):
         model: the towers in float32, used as they are.
         name: what to call it in messages.
         preprocessing: of images.
+
+    Attributes:
+        file: where its weights came from, None if from no file.
+        reach: as `reach_of` has it.
     """
 
     model: Any  # the packages have no types
+    file: Path | None = None
+    reach: float | None = None
     mean: Tensor
     std: Tensor
 

@@ -27,6 +27,7 @@ from nada.clip.names import (
     split_names,
 )
 from nada.clip.openai import CLIP, build
+from nada.clip.reach import read_reach
 from nada.clip.weights import ANCHOR, OPEN_CLIP, TRANSFORMERS, Weights, read_weights
 from nada.formats.downloads import download
 from nada.formats.files import CheckpointError, bundled_file, file_digest
@@ -205,11 +206,18 @@ def _of_file(path: Path, name: str, openai: bool = False) -> ClipModule:
     with _sound(name):
         weights = _in_openais_names(read_weights(path))
         if weights.by_openai or (openai and weights.spelling != OPEN_CLIP):
-            return _openais(weights, name)
+            return _from(path, _openais(weights, name))
         found = _of_config(Shelf(path.parent), weights, name)
-    if found is None:
-        raise Unclear(_question(path.name, weights))
-    return found
+        if found:
+            return _from(path, found)
+    raise Unclear(_question(path.name, weights))
+
+
+def _from(path: Path, clip: ClipModule) -> ClipModule:
+    """The model with what is known of the file that its weights came from."""
+    reach = read_reach(path)
+    clip.file, clip.reach = path, reach and reach.share
+    return clip
 
 
 def _of_shelf(shelf: Shelf, name: str) -> ClipModule:
@@ -222,9 +230,9 @@ def _of_shelf(shelf: Shelf, name: str) -> ClipModule:
         path = shelf.weights()
         weights = _in_openais_names(read_weights(path))
         found = _of_config(shelf, weights, name)
-    if found is None:
-        raise Unclear(_question(path.name, weights))
-    return found
+        if found:
+            return _from(path, found)
+    raise Unclear(_question(path.name, weights))
 
 
 def _of_config(shelf: Shelf, weights: Weights, name: str) -> ClipModule | None:
@@ -274,7 +282,7 @@ def _of_open_clip(wanted: OpenClipName, progress: Report | None) -> ClipModule:
     with _sound(str(wanted)):
         path = path or _fetched(name, tag or "", progress)
         state = _in_openais_names(read_weights(path)).state
-        return open_clip.make(open_clip.config_of(name, tag), how, state, str(wanted))
+        return _from(path, open_clip.make(open_clip.config_of(name, tag), how, state, str(wanted)))
 
 
 def _one_way(architecture: str, tags: list[str]) -> Preprocessing:
