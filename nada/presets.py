@@ -108,22 +108,28 @@ def _flat_name(name: str) -> str:
     return name
 
 
-PRESETS = {
-    "demo": Preset(
-        AdaptConfig(
-            steps=60, batch=4, lr=0.004, final_lr=0.001, beta2=0.99, truncation_psi=0.9,
-            train_noise=False, preview_every=4, resolution=64, precision="auto",
-        ),
-        GuidanceConfig(
-            lambda_directional=1.0, lambda_global=1.0, lambda_in_domain=0.5, views=1,
-            templates="bare",
-        ),
+# All layers' weights train: what experiments compared before style offsets were known here.
+_WEIGHTS = Preset(
+    AdaptConfig(
+        steps=60, batch=4, lr=0.004, final_lr=0.001, beta2=0.99, truncation_psi=0.9,
+        train_noise=False, preview_every=4, resolution=64, precision="auto",
     ),
+    GuidanceConfig(
+        lambda_directional=1.0, lambda_global=1.0, lambda_in_domain=0.5, views=1,
+        templates="bare",
+    ),
+)  # fmt: skip
+
+PRESETS = {
+    "demo": _WEIGHTS.with_(
+        {"parameters": "styles", "train_to_rgb": True, "style_lr": 0.24, "k": 8}
+    ),
+    "demo-weights": _WEIGHTS,
     "ffhq": Preset(
         AdaptConfig(steps=300, preview_every=10, precision="auto"),
         selection=SelectionConfig(k=10),
     ),
-}  # fmt: skip
+}
 
 
 class Suited(NamedTuple):
@@ -179,7 +185,7 @@ def _all_examples() -> dict[str, list[dict]]:
 
 
 def examples(base: str) -> list[dict]:
-    """Prompts to start from for a base generator, a key of `PRESETS`.
+    """Prompts to start from for a base generator, the preset of an entry of the catalogue.
 
     Each has source and target, and the settings in which it differs from the preset; those of FFHQ
     are the published ones where there are any.

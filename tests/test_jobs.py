@@ -191,7 +191,7 @@ def test_a_run_goes_on_from_a_domain(start, models):
 
 
 def slow():
-    return replace(PRESET, config=replace(CONFIG, lr=1e-9, final_lr=None, steps=1))
+    return replace(PRESET, config=replace(CONFIG, lr=1e-9, style_lr=1e-9, final_lr=None, steps=1))
 
 
 def test_a_start_of_another_generator_fails_with_its_reason(start, tmp_path):

@@ -113,7 +113,7 @@ def test_a_grid_is_every_combination_and_cases_come_after_it():
 
 def test_equal_runs_of_two_groups_are_one_and_different_ones_are_apart():
     groups = [
-        {"title": "k", "grid": {"k": [0, 3]}},
+        {"title": "k", "grid": {"k": [PRESETS["demo"].selection.k, 3]}},
         {"title": "lr", "grid": {"lr": [PRESETS["demo"].config.lr, 0.5]}},
     ]
     spec = parse(small(group=groups), "s")
@@ -159,7 +159,7 @@ def test_the_specifications_that_come_along_compare_different_runs(name):
         ({"groop": []}, "cannot have 'groop'"),
         ({"targets": []}, "targets is"),
         ({"seeds": ["1"]}, "seeds is"),
-        ({"preset": "fast"}, "no preset 'fast': use demo or ffhq"),
+        ({"preset": "fast"}, "no preset 'fast': use demo, demo-weights, ffhq"),
         ({"settings": {"learning_rate": 1}}, "cannot have 'learning_rate'"),
         ({"settings": {"batch": 0}}, "batch is 0: give a whole number from 1"),
         ({"settings": {"method": "best"}}, "method is 'best': use one of gradient, w_shift"),

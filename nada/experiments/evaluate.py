@@ -1,6 +1,6 @@
 """How well adaptation works on the bundled world: `python -m nada evaluate`.
 
-A sweep of one case, the demo preset, whose folder goes when its figures are printed. What they
+A sweep of one case, a preset, whose folder goes when its figures are printed. What they
 mean: `nada.experiments.measure.assess`.
 """
 
@@ -55,6 +55,7 @@ def add_evaluate(commands, command) -> None:
     parser.add_argument(
         "--clip", default="demo", help="CLIP models joined by commas (default: demo)"
     )
+    parser.add_argument("--preset", default="demo", choices=PRESETS, help="(default: demo)")
     parser.add_argument("--sheet", type=Path, help="PNG of frozen and adapted pictures to write")
 
 
@@ -86,17 +87,17 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 
 def trials_for(args: argparse.Namespace) -> list[Trial]:
-    """The demo preset for every target and seed, looked at in the end alone."""
+    """The preset for every target and seed, looked at in the end alone."""
     measure = {"clip": first_clip(args.clip), "judge": "demo", "samples": args.samples}
-    looks = {"people": 2, "every": PRESETS["demo"].config.steps}
+    looks = {"people": 2, "every": PRESETS[args.preset].config.steps}
     spec = {
         "generator": args.generator,
         "clip": args.clip,
-        "preset": "demo",
+        "preset": args.preset,
         "targets": args.targets,
         "seeds": list(range(args.runs)),
         "measure": {**measure, **looks},
-        "group": [{"title": "evaluate", "case": [{"name": "the demo preset"}]}],
+        "group": [{"title": "evaluate", "case": [{"name": args.preset}]}],
     }
     return parse(spec, "evaluate").runs
 

@@ -287,7 +287,7 @@ def settle(preset_name: str, clip: str, given: Mapping) -> dict:
         SpecError: no such preset, setting or choice.
     """
     if preset_name not in PRESETS:
-        raise SpecError(f"there is no preset {preset_name!r}: use {' or '.join(PRESETS)}.")
+        raise SpecError(f"there is no preset {preset_name!r}: use {', '.join(PRESETS)}.")
     preset = PRESETS[preset_name]
     given = {"global_" if key == "global" else key: value for key, value in given.items()}
     given = {key: None if value == "none" else value for key, value in given.items()}
