@@ -530,7 +530,7 @@ def load_domain(server, key, file) -> str:
     config = json.load(urllib.request.urlopen(f"{server.url}/config", timeout=60))
     join("greet", [key, ""])
     uploaded = {"path": upload(server, file), "meta": {"_type": "gradio.FileData"}}
-    return join("load", [uploaded, "1-2", 1.0, 1.0, 1.0, 0.7])
+    return join("load", [uploaded, "1-2", 1.0, 1.0, 1.0, 0.7, False])
 
 
 def upload(server, file) -> str:

@@ -369,7 +369,7 @@ def test_what_is_drawn_or_uploaded_on_a_full_disk(full, disk, visitor, tmp_path)
     for event, values in (
         ("strip", LOOK),
         ("film", LOOK),
-        ("load", [file, *LOOK]),
+        ("load", [file, *LOOK, False]),
     ):
         assert visitor.refused(event, *values) == DISK_FULL, event
     assert DISK_FULL in call(full, "sample", {"seeds": "1"})
@@ -379,7 +379,7 @@ def test_what_is_drawn_or_uploaded_on_a_full_disk(full, disk, visitor, tmp_path)
         visitor.upload(large)
     assert caught.value.code == 507 and json.load(caught.value) == {"detail": DISK_FULL}
     wait_for(lambda: not half_files(full.home), seconds=5)
-    assert len(cards(visitor.send("load", visitor.upload(domain), *LOOK))) == 2
+    assert len(cards(visitor.send("load", visitor.upload(domain), *LOOK, False))) == 2
     (disk / "filler").unlink()
     assert "event: complete" in call(full, "blend", {"domain_files": [file], "seeds": "1"})
 

@@ -23,6 +23,7 @@ from tests.served import ROOT, WORDS
 
 FORM = {"source": "photo", "target": "zombie", "steps": 2, "k": 2, "batch": 2}
 LOOK = {"seeds": "1-2", "coarse": 1.0, "middle": 1.0, "fine": 1.0, "sample_truncation": 0.7}
+ALONE = {"carry_over": False}
 KEY, OTHER = "0123456789abcdef" * 4, "fedcba9876543210" * 4
 LINK = '{"source": "photo", "target": "zombie", "seed": 7}'
 DRAWN = {"seeds": "1-2", "sample_truncation": 0.7}
@@ -97,12 +98,12 @@ def test_what_an_event_changes_is_wired_to_it(choices, events, session, form, wi
     note("film", **LOOK)
     note("weigh", ids)
     weights = {name: 0.5 for names in WEIGHTS_BY_BAND.values() for name in names.values()}
-    note("mix", **LOOK, chosen=ids, **{**weights, f"{WEIGHTS[0]}_fine": 1.5})
+    note("mix", **LOOK, **ALONE, chosen=ids, **{**weights, f"{WEIGHTS[0]}_fine": 1.5})
     assert session.looked_at[0][1] == Strength(0.5, 0.5, 1.5)
     note("keep_mix", **LOOK)
-    note("load", upload(session.domains.get(ids[0]).path), **LOOK)
+    note("load", upload(session.domains.get(ids[0]).path), **LOOK, **ALONE)
     for act in ("open", "on", "forget"):
-        note("act", {"act": act, "id": ids[0]}, **LOOK)
+        note("act", {"act": act, "id": ids[0]}, **LOOK, **ALONE)
     for generator in (choices.name_of(choices.first), "nothing"):
         note("choose", generator)
     assert events.stop(session) is None
@@ -123,9 +124,9 @@ def upload(path) -> dict:
 def test_a_domain_is_gone_on_from_by_its_id(events, session, form):
     list(events.train(session, start="", **DRAWN, **form))
     (first,) = session.domains
-    assert events.act(session, {"act": "on", "id": first.id}, **LOOK)["start"].props["value"] == (
-        first.id
-    )
+    assert events.act(session, {"act": "on", "id": first.id}, **LOOK, **ALONE)["start"].props[
+        "value"
+    ] == (first.id)
     list(events.train(session, start=first.id, **DRAWN, **{**form, "target": "anime"}))
     assert [domain.metadata.get("started_from") for domain in session.domains] == [None, "zombie"]
     with pytest.raises(BadInput, match="not kept any more"):

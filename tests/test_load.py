@@ -234,7 +234,7 @@ def test_a_stranger_of_500_sessions_takes_nothing(tmp_path, clip_tiny):
         mine = Visitor(server, VISITOR, is_there=True)
         mine.tell("greet", key, "")
         for file in (zombie, elf):
-            assert '"success":true' in mine.tell("load", mine.upload(file), *LOOK)
+            assert '"success":true' in mine.tell("load", mine.upload(file), *LOOK, False)
         mine.train()
         back = Visitor(server, VISITOR)
         before = wait_for(lambda: step(back.tell("greet", key, "")))
@@ -243,7 +243,7 @@ def test_a_stranger_of_500_sessions_takes_nothing(tmp_path, clip_tiny):
             stranger = Visitor(server, STRANGER)
             stranger.tell("greet", secrets.token_hex(32), "")
             if number % 2:
-                stranger.tell("load", stranger.upload(junk), *LOOK)
+                stranger.tell("load", stranger.upload(junk), *LOOK, False)
 
         with slowest(mine.info) as longest, concurrent.futures.ThreadPoolExecutor(8) as pool:
             for came in [pool.submit(come, number) for number in range(500)]:
@@ -365,7 +365,7 @@ def test_uploads_that_nobody_uses_stay_under_the_bound(tmp_path, clip_tiny):
         with largest(tmp_path / "cache") as most, concurrent.futures.ThreadPoolExecutor(8) as pool:
             thrown = [pool.submit(throw, number) for number in range(60)]
             while not all(one.done() for one in thrown):
-                assert '"success":true' in mine.tell("load", mine.upload(zombie), *LOOK)
+                assert '"success":true' in mine.tell("load", mine.upload(zombie), *LOOK, False)
             for one in thrown:
                 one.result()
         assert fetch(mine, answered)  # which no upload drove out
@@ -412,7 +412,7 @@ def one_visit(server, number):
     visitor.tell("greet", secrets.token_hex(32), "")
     if number % 4 == 0:
         made = (server.log.parent / "made.safetensors").read_bytes()
-        assert '"success":true' in visitor.tell("load", visitor.upload(made), *LOOK)
+        assert '"success":true' in visitor.tell("load", visitor.upload(made), *LOOK, False)
     visitor.leave()
 
 
