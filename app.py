@@ -45,6 +45,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from nada.delta import BANDS
@@ -89,8 +90,14 @@ FOLLOW = {"concurrency_id": "follow", "concurrency_limit": 80}
 PRIVATE = {"api_visibility": "private", "preprocess": False}
 UNSEEN = {**PRIVATE, "show_progress": "hidden"}
 LIVE = {**UNSEEN, "trigger_mode": "always_last", "concurrency_id": "draw", "concurrency_limit": 2}
-IN_ROW = 4  # settings side by side
-FIRST_ROW = ("steps", "k", "method", "to_rgb")
+# settings side by side; others follow in fours
+ROWS = (
+    ("steps", "k", "method", "parameters"),
+    ("lr", "style_lr", "select_every", "to_rgb"),
+    ("batch", "seed", "truncation"),
+    ("directional", "global_", "in_domain"),
+    ("point", "cap", "reach"),
+)
 # names of components, as inputs and outputs of events
 FORM = ("source", "target", *SETTINGS)
 LINK = ("source", "target", "seed")  # in the order of link.js and page.js
@@ -100,7 +107,13 @@ LIBRARY = ("cards", "start", "chosen", "file")
 STRENGTHS = ("strength", *BANDS)
 RESULT = ("status", "run", "snapshot", *STRENGTHS, "pairs", *LIBRARY)
 REMEMBERED = {*FORM, *LOOK}  # what a page has again that comes back
-TITLES = {"gradient": "Gradient norm", "w_shift": "W+ shift"}  # of choices
+TITLES = {
+    "gradient": "Gradient norm",
+    "w_shift": "W+ shift",
+    "weights": "Weights",
+    "styles": "Styles",
+    "both": "Both",
+}  # of choices
 
 
 def words(key: str):
@@ -353,9 +366,8 @@ def adapt_part(choices: GeneratorChoices) -> dict:
             inputs["stop"] = gr.Button(words("stop"), elem_id="stop")
     rows_of = {base: gr.Row(visible=base == first.options.base) for base in choices.bases}
     with gr.Accordion(words("settings"), open=False, elem_id="settings") as folded:
-        others = [name for name in SERVED if name not in FIRST_ROW]
-        rows = [FIRST_ROW, *(others[i : i + IN_ROW] for i in range(0, len(others), IN_ROW))]
-        for names in rows:
+        others = [name for name in SERVED if name not in chain(*ROWS)]
+        for names in (*ROWS, *(others[i : i + 4] for i in range(0, len(others), 4))):
             with gr.Row():
                 for name in names:
                     inputs[name] = field(name, SERVED[name], values[name])
