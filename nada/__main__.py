@@ -584,7 +584,9 @@ def add_info(commands) -> None:
     """Options of `info`."""
     summary = "Tell what a file is, or without one what would run here, and its limits."
     parser = _command(commands, "info", run_info, summary)
-    parser.add_argument("file", nargs="?", help="a generator, a domain or a CLIP model")
+    parser.add_argument(
+        "file", nargs="?", help="a generator, a domain or a CLIP model (or its folder)"
+    )
     parser.add_argument(
         "--clip", default="auto", help="CLIP models joined by commas (default: auto)"
     )
@@ -595,7 +597,8 @@ def run_info(args: argparse.Namespace) -> int:
     if args.file is None:
         facts = Service(Options(args.generator, args.clip, args.device)).info()
     else:
-        facts = file_facts(locate(args.file).path)
+        folder = Path(args.file).expanduser()
+        facts = file_facts(folder if folder.is_dir() else locate(args.file).path)
     _say(args.json, "\n".join(f"{name}: {_listed(value)}" for name, value in facts.items()), facts)
     return 0
 

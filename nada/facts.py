@@ -191,11 +191,15 @@ def file_facts(path: Path) -> dict:
     """What a file is, what of it would be used and what is unusual about it, as JSON can hold it.
 
     Args:
-        path: of a generator in any form that `load_generator` takes, a domain or a CLIP model.
+        path: of a generator in any form that `load_generator` takes, a domain or a CLIP model, of
+            which it may be the folder.
 
     Raises:
         ValueError: none of these, or damaged.
     """
+    if path.is_dir():
+        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+        return {"file": path.resolve().name, "bytes": size, **_clip_facts(path)}
     try:
         facts = _generator_facts(path)
     except AnotherModelError as error:

@@ -132,7 +132,7 @@ def test_names_that_leave_something_open_are_asked_about(tmp_path):
     (tmp_path / "w.pt").touch()
     with pytest.raises(ValueError, match="no weights “laion9” of ViT-H-14: give ViT-H-14:TAG with"):
         load_clip("ViT-H-14:laion9")
-    with pytest.raises(ValueError, match="no weights “” of ViT-H-14"):
+    with pytest.raises(ValueError, match="ViT-H-14 has several weights: give ViT-H-14:TAG"):
         load_clip("open_clip:vit-h/14")
     with pytest.raises(Unclear, match="Images are made ready in another way for ViT-L-14:"):
         load_clip(f"ViT-L-14:{tmp_path}/w.pt")
@@ -255,6 +255,10 @@ def test_info_says_what_a_file_is(tmp_path):
     (tmp_path / BESIDE).write_text(json.dumps(options))
     facts = file_facts(path)
     assert (facts["kind"], facts["used"], facts["context"]) == ("CLIP", "OpenCLIP", 16)
+    assert file_facts(tmp_path) == facts | {
+        "file": tmp_path.name,
+        "bytes": sum(file.stat().st_size for file in tmp_path.iterdir()),
+    }
 
 
 # Hostile configurations

@@ -135,7 +135,7 @@ def test_by_the_command_line(tmp_path, capsys):
     assert main(["info", str(path)]) == 0
     said = capsys.readouterr().out
     assert "kind: generator\nused: a TensorFlow pickle with NVIDIA's Gs: " in said
-    assert "beside: 'G'; 'D'; 'Gs'\n" in said
+    assert "beside: G; D\n" in said
     sample = ["sample", "--generator", str(path), "--seeds", "1", "--out", str(tmp_path / "s.png")]
     assert main([*sample, "--device", "cpu"]) == 0 and (tmp_path / "s.png").is_file()
 

@@ -6,6 +6,7 @@ them, from a configuration beside them or from what the user says, and never gue
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -136,6 +137,8 @@ def _unknown(name: str) -> ValueError:
     """For what is no model: the list of them, and the nearest."""
     if name.lower().endswith(FILES) and ":" not in name:
         return ValueError(f"There is no CLIP file {quote(name)}: check the name or path.")
+    if page := re.match(r"https?://huggingface\.co/([\w.-]+/[\w.-]+)", name):
+        return ValueError(f"{quote(name)} is a page of the Hub: give “{HUB}{page[1]}”.")
     models, more = [*BUNDLED, *openai_clip().clip._MODELS], f"or, after `{PACKAGE}`, open_clip's"
     others: list[str] = []
     if has_open_clip():
@@ -273,9 +276,12 @@ def _of_open_clip(wanted: OpenClipName, progress: Report | None) -> ClipModule:
     if tag is None and wanted.file is None and len(known) == 1:
         tag = known[0]
     if tag not in known and (tag or not wanted.file):
+        lack = f"open_clip has no weights {quote(tag)} of {name}" if tag and known else ""
+        if not known:
+            raise ValueError(f"open_clip has no weights of {name}: give {name}:FILE.")
         raise ValueError(
-            f"open_clip has no weights {quote(tag or '')} of {name}: give {name}:TAG with one of "
-            f"{', '.join(known) or 'none; or a file of yours'}."
+            f"{lack or f'{name} has several weights'}: give {name}:TAG with one of "
+            f"{', '.join(known)}."
         )
     how = open_clip.preprocessing_of(name, tag) if tag else _one_way(name, known)
     path = _there(wanted.file) if wanted.file else None

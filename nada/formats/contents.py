@@ -23,7 +23,16 @@ from nada.formats.nvidia import Translated
 from nada.formats.pickles import reading_pickle
 from nada.formats.recognised import refuse, refuse_domain
 from nada.formats.remarks import Remark, remark
-from nada.formats.search import BASICSR, NVIDIA, OURS, Found, Listing, find_generator, list_tensors
+from nada.formats.search import (
+    BASICSR,
+    MEANS,
+    NVIDIA,
+    OURS,
+    Found,
+    Listing,
+    find_generator,
+    list_tensors,
+)
 from nada.formats.slices import LazyTensor
 
 TYPES = {
@@ -142,7 +151,7 @@ def _generator(data: object, format: str) -> Contents:
     """The generator in what was read from a file of some format."""
     if tensorflow.holds_networks(data):
         ours = tensorflow.translate(data)
-        return _contents(ours, (ours.used,), tensorflow.network_names(data))
+        return _contents(ours, (ours.used,), tensorflow.others(data))
     listing = list_tensors(data)
     found = find_generator(listing)
     if found is None:
@@ -180,7 +189,7 @@ def _left_aside(found: Found) -> list[Remark]:
 
 
 def _beside(listing: Listing, found: Found) -> tuple[str, ...]:
-    """The names of the first level but that of the generator."""
+    """The names of the first level but those of the generator and its mean."""
     own = found.prefix.partition(".")[0]
     if not own:
         roots = {name.partition(".")[0] for name in found.tensors}
@@ -188,6 +197,8 @@ def _beside(listing: Listing, found: Found) -> tuple[str, ...]:
     else:
         first = dict.fromkeys(name.partition(".")[0] for name in listing.top)
         names = [name for name in first if name != own]
+    if found.mean is not None:
+        names = [name for name in names if name not in MEANS]
     return tuple(names[:MOST_TOLD])
 
 

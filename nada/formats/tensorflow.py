@@ -76,7 +76,7 @@ def translate(contents: object) -> Translated:
     Raises:
         CheckpointError: a conditional generator, another architecture, or a damaged file.
     """
-    network = _generator(_networks(contents))
+    network = _read(_taken(_networks(contents)))
     _refuse_others(network)
     theirs = {key: lazy_array(value, key) for key, value in network.variables.items()}
     mean = theirs.pop("dlatent_avg", None)
@@ -103,11 +103,12 @@ def translate(contents: object) -> Translated:
     return Translated(ours, mean, clamp, used, tuple(notes), (doubt,) if unknown else ())
 
 
-def network_names(contents: object) -> tuple[str, ...]:
-    """What the networks are called, for people."""
-    return tuple(
-        brief(_text(network, "name") or "a network") for network in _networks(contents)[:8]
-    )
+def others(contents: object) -> tuple[str, ...]:
+    """What the networks are called that are not taken."""
+    networks = _networks(contents)
+    taken = _taken(networks)
+    names = [_text(network, "name") for network in networks if network is not taken]
+    return tuple(name[:60] or "a network" for name in names[:8])
 
 
 # Networks
@@ -121,7 +122,7 @@ def _networks(contents: object) -> list[ForeignObject]:
     return [item for item in candidates if isinstance(item, ForeignObject) and item.name in known]
 
 
-def _generator(networks: list[ForeignObject]) -> TensorFlowNetwork:
+def _taken(networks: list[ForeignObject]) -> ForeignObject:
     """The network called "Gs", which is the average; without it, the last generator."""
     if any(network.name == OLDER_NETWORK for network in networks):
         raise CheckpointError(
@@ -132,7 +133,7 @@ def _generator(networks: list[ForeignObject]) -> TensorFlowNetwork:
     if not generators:
         raise CheckpointError(f"It holds a discriminator and no generator: {INSTEAD}.")
     averaged = [network for network in generators if _text(network, "name") == "Gs"]
-    return _read((averaged or generators)[-1])
+    return (averaged or generators)[-1]
 
 
 def _read(network: ForeignObject) -> TensorFlowNetwork:
