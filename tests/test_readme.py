@@ -29,6 +29,7 @@ PAGES = (
     "README.md",
     "examples/README.md",
     "checkpoints/README.md",
+    "nada/clip/README.md",
     "nada/formats/README.md",
     "nada/experiments/README.md",
     "nada/serve/README.md",
@@ -54,6 +55,7 @@ BLOCKS = {  # page: {a block's first line: what it is}
         "URL=http://127.0.0.1:7860/gradio_api/call/v2/adapt": SERVED,
     },
     "checkpoints/README.md": {"python -m nada.demo.train_generator": COMMANDS},
+    "nada/clip/README.md": {},
     "nada/formats/README.md": {
         "python -m nada convert --generator network-snapshot.pkl --out generator.safetensors": (
             COMMANDS
