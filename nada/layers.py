@@ -144,11 +144,16 @@ def _gradients(
     for (rows,) in options.micro_batches(ws):
         with torch.enable_grad():
             loss = objective(options.synthesize(generator, rows)) * (len(rows) / len(ws))
-        gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
-        for total, gradient in zip(sums, gradients):
-            if gradient is not None:
-                total += gradient
+        _add(sums, torch.autograd.grad(loss, inputs, allow_unused=True))
     return sums
+
+
+def _add(sums: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Add in place; a function of its own, so that no gradient is held while the next micro-batch
+    makes new ones: they are as large as the weights."""
+    for total, gradient in zip(sums, gradients):
+        if gradient is not None:
+            total += gradient
 
 
 def _tensors(generator: Generator, name: str, weight_only: bool) -> list[Tensor]:
