@@ -4,7 +4,6 @@
 Method: StyleGAN-NADA, arXiv 2108.00946, section 3.2 and 3.3.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from torch import Tensor
 from nada.augment import TermsLoss
 from nada.clip import resize
 from nada.compute import PRECISIONS, SynthesisOptions, clip_in
-from nada.generator import Generator
+from nada.generator import Generator, with_tensors
 from nada.layers import OFFSET, PARAMETERS, candidates, freeze_all_but
 from nada.sample import ImageError, sample
 from nada.settings import Range, check, setting
@@ -289,11 +288,8 @@ def trainable_copy(frozen: Generator, config: AdaptConfig) -> Generator:
         config: of the run that the copy is for, and for no other.
     """
     own = {id(tensor) for tensor in trained_tensors(frozen, config)}
-    memo: dict[int, object] = {id(buffer): buffer.detach() for buffer in frozen.buffers()}
-    for parameter in frozen.parameters():
-        if id(parameter) not in own:
-            memo[id(parameter)] = torch.nn.Parameter(parameter.detach(), requires_grad=False)
-    return copy.deepcopy(frozen, memo)
+    parameters = frozen.named_parameters()
+    return with_tensors(frozen, {name: p.clone() for name, p in parameters if id(p) in own})
 
 
 def trained_tensors(generator: Generator, config: AdaptConfig) -> list[Tensor]:

@@ -7,7 +7,6 @@ each style, and so can be carried over to generators that were trained on from i
 from anyone, so `Delta.load` reads safetensors only and checks all of it before use.
 """
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
@@ -21,7 +20,7 @@ from nada.checkpoint import family_agreement, family_sketch, fingerprint, sha256
 from nada.formats.files import LARGEST, in_bounds
 from nada.formats.messages import plain
 from nada.formats.metadata import FORMAT, read_metadata, write_metadata
-from nada.generator import Generator
+from nada.generator import Generator, with_tensors
 
 MAX_BYTES = 160 * 2**20  # all weights of the largest generator, in float32, are 122 MB
 MAX_HEADER = 2**20  # bytes, three times what so many tensors and the longest metadata take
@@ -291,7 +290,10 @@ def can_carry_over(delta: Delta, base: Generator) -> bool:
 
 @torch.no_grad()
 def blend(base: Generator, deltas: Sequence[tuple[Delta, Weight]]) -> Generator:
-    """A new generator with the weights W₀ + Σ αᵢ(Wᵢ − W₀); `base` is left as it is.
+    """A generator with the weights W₀ + Σ αᵢ(Wᵢ − W₀); `base` is left as it is.
+
+    What no delta changes is not copied but shared with `base`, so that a domain of styles takes
+    kilobytes: write to neither, and train a copy (`copy.deepcopy`, `nada.adapt.trainable_copy`).
 
     One delta of weight 1 gives its tensors bit for bit, weight 0 those of `base`; below 0 and
     above 1 it extrapolates.
@@ -310,25 +312,24 @@ def blend(base: Generator, deltas: Sequence[tuple[Delta, Weight]]) -> Generator:
         if not all(abs(weight) <= LARGEST for weight in strength.bands):  # nan neither
             raise DeltaError(f"The weight of a domain is {strength}; give a number such as 0.7.")
         check_fits(delta, base, base_fingerprint)
-    generator = copy.deepcopy(base).eval().requires_grad_(False)
-    for key, value in generator.state_dict().items():
-        resolution = generator.resolution_of(key)
+    changed: dict[str, Tensor] = {}
+    for key, value in base.state_dict().items():
+        resolution = base.resolution_of(key)
         parts = [
             (d.tensors[key].to(value), a.at(resolution)) for d, a in strengths if key in d.tensors
         ]
         parts = [(tensor, a) for tensor, a in parts if a != 0]
         if len(parts) == 1:
-            value.copy_(torch.lerp(value, *parts[0]))  # exact at 1, which the sum is not
+            changed[key] = torch.lerp(value, *parts[0])  # exact at 1, which the sum is not
         elif parts:
-            value.copy_(value + sum(a * (tensor - value) for tensor, a in parts))
-        if parts and not in_bounds(value):
+            changed[key] = value + sum(a * (tensor - value) for tensor, a in parts)
+        if parts and not in_bounds(changed[key]):
             raise DeltaError(
                 f"These weights make numbers beyond {LARGEST:,.0f} of {key!r}: "
                 "give some nearer to 0."
             )
-    if any(
-        key.startswith("style.") for delta, a in strengths if a.at(None) for key in delta.tensors
-    ):
+    generator = with_tensors(base, changed).eval()
+    if any(key.startswith("style.") for key in changed):
         generator.update_mean_latent()  # another mapping has another mean
     return generator
 

@@ -1,6 +1,5 @@
 """Short films that wander between seeds and strengths."""
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from nada.delta import Delta, Strength, Weight, blend
 from nada.formats.files import written_whole
-from nada.generator import Generator
+from nada.generator import Generator, with_tensors
 from nada.sample import check_images, latents
 
 FPS = 24
@@ -90,15 +89,13 @@ class _Wander:
     """
 
     def __init__(self, base: Generator, domains: Sequence[tuple[Delta, Weight]]):
-        goal = blend(base, domains).state_dict()
-        self.generator = copy.deepcopy(base).eval().requires_grad_(False)
+        start, goal = base.state_dict(), blend(base, domains).state_dict()
+        changing = {k: v.clone() for k, v in start.items() if not torch.equal(v, goal[k])}
+        self.generator = with_tensors(base, changing).eval()
         self.strength = Strength.of(0.0)
         self.changing = [
-            (value, start, goal[key], base.resolution_of(key))
-            for (key, value), start in zip(
-                self.generator.state_dict().items(), base.state_dict().values()
-            )
-            if not torch.equal(start, goal[key])
+            (value, start[key], goal[key], base.resolution_of(key))
+            for key, value in changing.items()
         ]
 
     @torch.no_grad()

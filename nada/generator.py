@@ -9,6 +9,7 @@ the batch: the numbers of one weight per sample, for less memory, and a frozen w
 gradient.
 """
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -320,7 +321,8 @@ class Generator(nn.Module):
             seed: of the z, drawn on the CPU.
         """
         z = torch.randn(samples, self.z_dim, generator=torch.Generator().manual_seed(seed))
-        self.mean_latent.copy_(self.style(z.to(self.mean_latent.device)).mean(0))
+        # a new tensor, since the old one's memory may be another generator's too
+        self.mean_latent = self.style(z.to(self.mean_latent.device)).mean(0).to(self.mean_latent)
 
     def _noises(
         self, ws: Tensor, noise: str | Sequence[Tensor], sides: list[int]
@@ -339,6 +341,25 @@ class Generator(nn.Module):
                 f"with the sides {sides} were expected (see make_noise)."
             )
         return noise
+
+
+def with_tensors(generator: Generator, tensors: Mapping[str, Tensor]) -> Generator:
+    """The generator with other tensors in the place of some, all without gradients.
+
+    The rest is not copied: the two share its memory, so that many generators that differ in little
+    take little. Write to the given tensors only.
+
+    Args:
+        generator: left as it is.
+        tensors: name in the state dict → what takes its place, as it is.
+    """
+    memo: dict[int, object] = {
+        id(buffer): tensors.get(name, buffer).detach() for name, buffer in generator.named_buffers()
+    }
+    for name, parameter in generator.named_parameters():
+        value = tensors.get(name, parameter).detach()
+        memo[id(parameter)] = nn.Parameter(value, requires_grad=False)
+    return copy.deepcopy(generator, memo)
 
 
 class PixelNorm(nn.Module):

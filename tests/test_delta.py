@@ -193,6 +193,19 @@ def test_blending_leaves_the_base_alone(generator, sketch):
     assert torch.equal(result.mean_latent, generator.mean_latent)
 
 
+@pytest.mark.parametrize("prefixes", [("convs.1.conv.modulation.bias",), ("conv1.", "style.")])
+def test_a_blend_shares_with_the_base_what_no_domain_changes(generator, prefixes):
+    before, mean = copy.deepcopy(generator), generator.mean_latent.clone()
+    delta = diff(generator, adapted(generator, "sketch", prefixes))
+    mixed = blend(generator, [(delta, 0.5), (delta, Strength(0, 0, 0))])
+    theirs = {value.data_ptr() for value in generator.state_dict().values()}
+    own = {key for key, value in mixed.state_dict().items() if value.data_ptr() not in theirs}
+    assert own == set(delta.tensors) and own
+    moved = "style." in prefixes  # another mapping has another mean, the base its own still
+    assert torch.equal(mixed.mean_latent, mean) != moved
+    assert same(generator, before) and torch.equal(generator.mean_latent, mean)
+
+
 def test_another_base_is_refused(generator, sketch):
     delta = diff(generator, sketch)
     with pytest.raises(DeltaError, match=r"made from another generator.*load the generator"):

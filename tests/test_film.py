@@ -78,6 +78,14 @@ def test_frames_are_drawn_one_by_one_from_one_blend(generator, domain, monkeypat
         assert written.streams.video[0].frames == 3
 
 
+def test_a_film_leaves_its_generator_alone(generator):
+    domain = diff(generator, adapted(generator, "sketch", ("convs.1.", "style.")))
+    before = copy.deepcopy(generator)
+    list(frames(generator, [(domain, 1.0)], visits([1, 2], 1.5), between=4))
+    assert fingerprint(generator) == fingerprint(before)
+    assert torch.equal(generator.mean_latent, before.mean_latent)
+
+
 def test_frames_that_are_none_get_a_sentence(generator, tmp_path):
     blinding = copy.deepcopy(generator)
     for to_rgb in blinding.to_rgbs:  # each within the bounds of a domain file
