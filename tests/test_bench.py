@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+from itertools import islice
 from statistics import median
 from types import SimpleNamespace
 
@@ -224,6 +225,44 @@ def test_the_memory_of_one_variant_is_its_own_process(small, capsys):
     args = argparse.Namespace(clip="random", device="cpu", reference_at_once=0)
     told = bench.run_only(16, "ours, fp32", args)
     assert told["name"] == "ours, fp32" and 0.1 < told["peak_gb"] < 100
+
+
+def test_what_trains_is_compared_in_one_run(small, capsys):
+    command = ["bench", "--compare", "parameters", "--sizes", "16", "--rounds", "2", "--k", "3"]
+    assert main([*command, "--no-memory", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["rows"]) == ["weights", "styles", "both"] and result["batch"] == 2
+    for row in result["rows"].values():
+        assert row["layers"] == 3 and len(row["seconds"]) == 2 and min(row["seconds"]) > 0
+
+
+def test_a_run_that_is_timed_leaves_the_twins_alike(small):
+    args = argparse.Namespace(clip="random", k=3, reference_at_once=0)
+    scene = bench.training_scene(16, args, torch.device("cpu"))
+    losses = {name: [next(bench.run_of(scene, name)).loss] for name in ("weights", "styles")}
+    assert losses["weights"] == losses["styles"]
+    again = list(islice(bench.run_of(scene, "styles"), 3))
+    assert all(progress.loss == pytest.approx(1) for progress in again)
+
+
+def test_the_memory_of_a_run_is_told_beside_its_models(small):
+    args = argparse.Namespace(clip="random", device="cpu", reference_at_once=0, k=None)
+    told = bench.run_only(16, "styles", args)
+    assert told["name"] == "styles" and 0 <= told["peak_gb"] < 1
+
+
+def test_the_table_of_what_trains_takes_weights_as_the_measure():
+    rows = {
+        "weights": {"layers": 4, "seconds": [3.0, 4.0, 3.2], "gb": 0.2},
+        "styles": {"layers": 4, "seconds": [2.0, 2.0, 1.0], "gb": 0.1},
+        "both": {"layers": 4, "seconds": [4.0, 4.0, 4.0], "gb": None},
+    }
+    names = ("processor", "threads", "torch", "operations", "allocator", "precision")
+    known = {name: "x" for name in names} | {"size": 8, "resolution": 8, "batch": 2, "rounds": 3}
+    lines = bench_table.show_parameters({"rows": rows, **known}).splitlines()
+    assert "| weights | 4 | 3.2 | 1.00 | 1.00 to 1.00 | 200 | 1.00 |" in lines
+    assert "| styles | 4 | 2 | 1.60 | 1.50 to 3.20 | 100 | 0.50 |" in lines
+    assert "| both | 4 | 4 | 0.80 | 0.75 to 1.00 |  |  |" in lines
 
 
 def test_bad_numbers_get_a_sentence(capsys):

@@ -3,7 +3,8 @@
 All variants run in one process, in turns, on the same weights: what disturbs one disturbs all, and
 what counts is the ratio. The measure is `nada/experiments/reference.py`, the method written down
 plainly; the same with a depthwise filter shows what one line gains. Peak memory needs a process
-of its own for each variant.
+of its own for each variant. `--compare parameters` does the same for what trains: weights, style
+offsets, or both.
 """
 
 import argparse
@@ -12,10 +13,11 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -24,21 +26,30 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import op
-from nada.adapt import AdaptConfig, adapt
-from nada.clip import CLIP, load_clip, openai_clip
+from nada.adapt import AdaptConfig, Progress, adapt, trainable_copy
+from nada.checkpoint import load_generator
+from nada.clip import CLIP, Encoder, load_clip, load_clips, openai_clip
 from nada.compute import uses_bf16
 from nada.experiments import reference
-from nada.experiments.bench_table import SAMPLES, Measured, as_json, rows_of, show
+from nada.experiments.bench_table import (
+    SAMPLES,
+    Measured,
+    as_json,
+    rows_of,
+    show,
+    show_parameters,
+)
 from nada.experiments.reference import Operations
 from nada.generator import Generator, GeneratorConfig
 from nada.guidance import DirectionalLoss, GlobalLoss
-from nada.layers import SELECTION_OPTIONS, select_by_w_shift
-from nada.machine import in_use, peak_bytes, pick_device
-from nada.presets import PRESETS
+from nada.layers import PARAMETERS, SELECTION_OPTIONS, select_by_w_shift
+from nada.machine import in_use, peak_bytes, pick_device, restart_peak
+from nada.presets import PRESETS, Preset, prepare, preset_for
 from nada.sample import sample
 from op.benchmark import seconds
 
 BATCH = 2
+STEPS_FOR_MEMORY = 2  # Adam's moments are there from the second on
 TARGET = "sketch"
 TRAINING_RESOLUTION = 256  # the least generator resolution above what OpenAI's CLIP models see
 VIT_B_32 = (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12)  # arguments of `clip.model.CLIP`
@@ -159,6 +170,65 @@ def drawing(scene: BenchScene, precision: str | None) -> Callable[[], object]:
     return draw
 
 
+# What trains
+
+
+@dataclass(frozen=True)
+class TrainingScene:
+    """What runs of weights, of styles and of both share."""
+
+    frozen: Generator
+    clips: Sequence[Encoder]
+    preset: Preset
+
+
+def training_scene(size: int, args: argparse.Namespace, device: torch.device) -> TrainingScene:
+    """The bundled models and their preset at the bundled generator's size; at others random weights
+    with FFHQ's preset, and the CLIP of the command's options."""
+    frozen = load_generator("demo", device)
+    if size == frozen.size:
+        _, preset, clip = preset_for("demo", frozen)
+        clips: Sequence[Encoder] = load_clips(clip, device)
+    else:
+        scene = scene_for(size, args, device)
+        frozen, clips, preset = scene.frozen, [scene.clip], preset_for("ffhq", scene.frozen).preset
+    return TrainingScene(frozen, clips, preset if args.k is None else preset.with_({"k": args.k}))
+
+
+def run_of(scene: TrainingScene, parameters: str) -> Iterator[Progress]:
+    """A run of one of PARAMETERS with the preset's settings; its first step chooses the layers. The
+    rates are 0, so that random weights do not drift off."""
+    still = {"steps": 100_000, "lr": 0.0, "final_lr": None, "style_lr": 0.0, "preview_every": 0}
+    config = replace(scene.preset.config, parameters=parameters, **still)
+    loss, select = prepare(scene.clips, TARGET, replace(scene.preset, config=config))
+    trainable = trainable_copy(scene.frozen, config)
+    return adapt(scene.frozen, trainable, loss, config, select)
+
+
+def measure_parameters(size: int, args: argparse.Namespace) -> dict:
+    """Steps of each of PARAMETERS at one size, in turns, and what each takes of memory."""
+    device = pick_device(args.device)
+    memory = {} if args.no_memory else {n: peak_memory(size, n, args) for n in PARAMETERS}
+    scene = training_scene(size, args, device)
+    runs = {name: run_of(scene, name) for name in PARAMETERS}
+    layers = {name: len(next(run).layers) for name, run in runs.items()}
+    with _full_precision(device):
+        times = in_turns({n: partial(next, run) for n, run in runs.items()}, args.rounds, device)
+    config = scene.preset.config
+    return {
+        "size": size,
+        "resolution": config.synthesis_options(scene.frozen).resolution,
+        "batch": config.batch,
+        "rounds": args.rounds,
+        "precision": "bf16" if uses_bf16(config.precision, device) else "fp32",
+        **surroundings(device),
+        "rows": {
+            name: {"layers": layers[name], "seconds": m.seconds, "gb": memory.get(name)}
+            for name, m in times.items()
+        },
+    }
+
+
 # Measuring
 
 
@@ -195,10 +265,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def peak_memory(size: int, name: str, args: argparse.Namespace) -> float:
-    """GB that a process needs for a whole step (choice and training) of a variant and nothing else:
-    resident memory on a CPU, allocated tensors on a GPU."""
+    """GB that a process needs for a whole step (choice and training) of a variant and nothing else,
+    or for a run beside the models: resident memory on a CPU, allocated tensors on a GPU."""
     words = ["--sizes", str(size), "--clip", args.clip, "--device", args.device, "--only", name]
     words += ["--reference-at-once", str(args.reference_at_once)]
+    words += [] if args.k is None else ["--k", str(args.k)]
     command = [sys.executable, "-m", "nada", "bench", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -207,13 +278,28 @@ def peak_memory(size: int, name: str, args: argparse.Namespace) -> float:
 
 
 def run_only(size: int, name: str, args: argparse.Namespace) -> dict:
-    """One whole step of one variant, and what it took at most."""
+    """One whole step of a variant, and what it took at most; or the first steps of a run, and what
+    they took beside the models."""
     device = pick_device(args.device)
+    if name in PARAMETERS:
+        return {"size": size, "name": name, "peak_gb": _peak_of_run(size, name, args, device) / 1e9}
     for call in STEPS[name](scene_for(size, args, device)).values():
         call()
-    on_gpu = device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated(device) if on_gpu else peak_bytes()
-    return {"size": size, "name": name, "peak_gb": peak / 1e9}
+    return {"size": size, "name": name, "peak_gb": _peak(device) / 1e9}
+
+
+def _peak_of_run(size: int, parameters: str, args: argparse.Namespace, device: torch.device) -> int:
+    scene = training_scene(size, args, device)
+    sample(scene.frozen, [0])  # libraries load what they need
+    restart_peak()
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else peak_bytes()
+    for _ in islice(run_of(scene, parameters), STEPS_FOR_MEMORY):
+        pass
+    return _peak(device) - before
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()
 
 
 def surroundings(device: torch.device) -> dict:
@@ -281,6 +367,12 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 
 # The command
 
+# How to measure a size, and to show that as JSON and as Markdown.
+COMPARISONS = {
+    "formulations": (measure_size, as_json, show),
+    "parameters": (measure_parameters, dict, show_parameters),
+}
+
 
 def add_bench(commands, command) -> None:
     """Options of `bench`; `command` makes a parser with the options that all commands share."""
@@ -296,7 +388,17 @@ def add_bench(commands, command) -> None:
         help="pictures that the reference draws together, where all do not fit (default: 0, all)",
     )
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak of memory")
-    parser.add_argument("--only", choices=STEPS, help="one step of one variant, for its memory")
+    parser.add_argument(
+        "--compare",
+        choices=COMPARISONS,
+        default="formulations",
+        help="with the papers' formulation, or what trains: weights, styles, both (default: "
+        "formulations)",
+    )
+    layers = "layers that train, of --compare parameters; 0 for all (default: the preset's)"
+    parser.add_argument("--k", type=int, help=layers)
+    one = "one step of one variant, for its memory"
+    parser.add_argument("--only", choices=(*STEPS, *PARAMETERS), help=one)
 
 
 def run_bench(args: argparse.Namespace) -> int:
@@ -307,6 +409,7 @@ def run_bench(args: argparse.Namespace) -> int:
         if args.only:
             print(json.dumps(run_only(size, args.only, args)))
             continue
-        result = measure_size(size, args)
-        print(json.dumps(as_json(result)) if args.json else show(result), flush=True)
+        measure, as_dict, as_text = COMPARISONS[args.compare]
+        result = measure(size, args)
+        print(json.dumps(as_dict(result)) if args.json else as_text(result), flush=True)
     return 0

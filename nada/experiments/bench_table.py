@@ -119,12 +119,38 @@ def show(result: dict) -> str:
     parts = f" (the reference by {result['reference_at_once']})" * bool(result["reference_at_once"])
     facts = (
         f"{result['size']} pixels, batch {result['batch']}{parts}, "
-        f"{result['rounds']} rounds in turns; "
-        f"{result['processor']}, {result['threads']} threads, PyTorch {result['torch']}, "
-        f"operations: {result['operations']}, allocator: {result['allocator']}; "
-        f"TFLOP/s of the fastest convolution: {peaks}."
+        f"{_surroundings(result)}; TFLOP/s of the fastest convolution: {peaks}."
     )
     return f"\n{facts}\n\n{table(result['rows'])}\n\n{sampling_table(result['sampling'])}"
+
+
+def show_parameters(result: dict) -> str:
+    """Runs by what they train, against weights, as Markdown."""
+    head = ("trained", "layers", "s per step", "times faster", "over the rounds", "memory, MB",
+            "of that of weights")  # fmt: skip
+    base, lines = result["rows"]["weights"], []
+    for name, row in result["rows"].items():
+        ratios = [a / b for a, b in zip(base["seconds"], row["seconds"])]
+        took = median(row["seconds"])
+        memory = row["gb"] and (f"{1000 * row['gb']:.0f}", f"{row['gb'] / base['gb']:.2f}")
+        faster = (
+            f"{median(base['seconds']) / took:.2f}",
+            f"{min(ratios):.2f} to {max(ratios):.2f}",
+        )
+        lines.append((name, str(row["layers"]), f"{took:.3g}", *faster, *(memory or ("", ""))))
+    facts = (
+        f"{result['size']} pixels, trained at {result['resolution']}, batch {result['batch']}, "
+        f"{result['precision']}, {_surroundings(result)}; memory beside the models."
+    )
+    return f"\n{facts}\n\n{markdown_table(head, lines)}"
+
+
+def _surroundings(result: dict) -> str:
+    return (
+        f"{result['rounds']} rounds in turns; {result['processor']}, {result['threads']} threads, "
+        f"PyTorch {result['torch']}, operations: {result['operations']}, "
+        f"allocator: {result['allocator']}"
+    )
 
 
 def as_json(result: dict) -> dict:
