@@ -127,6 +127,7 @@ def test_a_full_disk_is_told_before_the_run(models, tmp_path, capsys):
     assert not printed
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_during_the_run_costs_no_run(models, tmp_path):
     """The first place that is tried is full as well."""
     home = tmp_path / "home"

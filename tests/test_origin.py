@@ -53,6 +53,7 @@ def odd_server(odd, clip_tiny):
         yield running
 
 
+@pytest.mark.slow
 def test_info_and_the_domains_of_a_server_tell_it(odd, odd_server, capsys):
     assert main(["info", str(odd), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -77,6 +78,7 @@ def test_the_command_lines_domains_tell_it(odd, clip_tiny, tmp_path, capsys):
     assert told["name"] == odd.name and told["unusual"] == UNUSUAL
 
 
+@pytest.mark.slow
 def test_the_page_tells_it_in_both_languages(browser, odd_server):
     with visits(browser, odd_server) as visit:
         page = visit()

@@ -140,6 +140,7 @@ def test_by_the_command_line(tmp_path, capsys):
     assert main([*sample, "--device", "cpu"]) == 0 and (tmp_path / "s.png").is_file()
 
 
+@pytest.mark.slow
 def test_from_the_hub(tmp_path):
     with running_hub() as hub:
         hub.repos["someone/cats"] = Repo({"cats.pkl": dumped(changed()), "README.md": b"# cats"})
