@@ -103,9 +103,7 @@ def test_memory_is_told_before_a_run(models, tmp_path, capsys, monkeypatch):
 def test_options_change_the_preset_of_the_generator():
     assert chosen(parse()).preset.config.steps == PRESETS["demo"].config.steps
     assert chosen(parse("--generator", "ffhq.pt")).preset.selection.k == PRESETS["ffhq"].selection.k
-    assert (
-        chosen(parse("--generator", "ffhq.pt", "--preset", "demo-weights")).preset.selection.k == 0
-    )
+    assert chosen(parse("--generator", "ffhq.pt", "--preset", "demo")).preset.selection.k == 0
     assert chosen(parse()).clip == "demo"
     assert chosen(parse("--generator", "ffhq")).clip == "ViT-B/32"
     changes = parse("--steps", "7", "--global", "0.5", "--views", "0", "--k", "3", "--train-to-rgb")

@@ -159,7 +159,7 @@ def test_the_specifications_that_come_along_compare_different_runs(name):
         ({"groop": []}, "cannot have 'groop'"),
         ({"targets": []}, "targets is"),
         ({"seeds": ["1"]}, "seeds is"),
-        ({"preset": "fast"}, "no preset 'fast': use demo, demo-weights, ffhq"),
+        ({"preset": "fast"}, "no preset 'fast': use demo, demo-styles, ffhq"),
         ({"settings": {"learning_rate": 1}}, "cannot have 'learning_rate'"),
         ({"settings": {"batch": 0}}, "batch is 0: give a whole number from 1"),
         ({"settings": {"method": "best"}}, "method is 'best': use one of gradient, w_shift"),
