@@ -139,6 +139,10 @@ def test_a_new_setting_at_its_default_leaves_the_names_of_runs_alone(monkeypatch
     later = replace(run, settings={**run.settings, "brand_new": 7})
     assert later.id == run.id
     assert replace(run, settings={**run.settings, "brand_new": 8}).id != run.id
+    rates = [{**run.settings, "style_lr": rate} for rate in (0.1, 0.2)]
+    assert {replace(run, settings=rate).id for rate in rates} == {run.id}
+    styles = [replace(run, settings={**rate, "parameters": "styles"}).id for rate in rates]
+    assert len({run.id, *styles}) == 3
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in specs.FOLDER.glob("*.toml")))

@@ -107,9 +107,11 @@ class Trial:
         """The name of its folder; runs that agree in everything have one, in any specification.
 
         Settings at their default do not count, so that a setting that the library comes to have
-        later leaves the names of older runs as they are.
+        later leaves the names of older runs as they are; nor does the rate of what is not trained.
         """
         own = {k: v for k, v in self.settings.items() if k not in DEFAULTS or v != DEFAULTS[k]}
+        if "parameters" not in own:  # weights alone
+            own.pop("style_lr", None)
         text = json.dumps({**asdict(self), "settings": own}, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         words = "-".join("".join(c if c.isalnum() else " " for c in self.target.lower()).split())
