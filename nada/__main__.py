@@ -575,7 +575,11 @@ def run_domain(args: argparse.Namespace) -> int:
     facts = describe(delta, fits(delta, base, fingerprint(base)), args.file.stat().st_size)
     parts = facts.get("blend")
     told = facts | {"blend": blend_line(parts)} if parts else facts
-    lines = "\n".join(f"{name}: {value}" for name, value in told.items() if value is not None)
+    lines = "\n".join(
+        f"{name}: {_listed(value) if isinstance(value, dict) else value}"
+        for name, value in told.items()
+        if value is not None
+    )
     _say(args.json, lines, facts)
     return 0
 
@@ -604,6 +608,10 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def _listed(value: object) -> object:
+    """A value as a line for people: the items of a list, the entries of a table."""
+    if isinstance(value, dict):
+        entries = (f"{name} {_listed(entry)}" for name, entry in value.items() if entry is not None)
+        return ", ".join(entries) or "nothing"
     return "; ".join(map(plain, map(str, value))) or "nothing" if type(value) is list else value
 
 

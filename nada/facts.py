@@ -11,10 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from nada.adapt import Progress
 from nada.checkpoint import Origin, fingerprint, read_generator
-from nada.clip import Encoder, Unclear, known_words, load_clip
+from nada.clip import Encoder, Unclear, known_words, load_clip, reach_of
 from nada.delta import Delta, Strength, Weight
 from nada.formats.messages import quote_all
 from nada.formats.recognised import CLIP, DOMAIN, AnotherModelError
@@ -249,8 +250,19 @@ def _clip_facts(path: Path) -> dict:
     return {
         "kind": "CLIP",
         "used": type(clip).__name__,
+        "activation": _activation(clip),
+        "heads_of": sorted(
+            {m.head_dim for m in clip.modules() if isinstance(m, nn.MultiheadAttention)}
+        ),
         "resolution": clip.resolution,
         "context": clip.context_length,
         "parameters": sum(weight.numel() for weight in clip.parameters()),
+        "reach": reach_of(clip),
         "unusual": [f"it was trained on {len(words)} words"] if words else [],
     }
+
+
+def _activation(clip: nn.Module) -> str:
+    """That between the layers of its transformers, which no weight tells."""
+    names = {type(module).__name__ for module in clip.modules()}
+    return "QuickGELU" if "QuickGELU" in names else "GELU"

@@ -59,6 +59,9 @@ def test_features_and_gradients_are_open_clips(tmp_path, quick, head_width):
     assert (clip.name, clip.resolution, clip.context_length) == ("mine", 32, 16)
     assert not clip.training and not any(p.requires_grad for p in clip.parameters())
     same(clip, model, 32)
+    told = file_facts(tmp_path / "mine")
+    assert told["activation"] == ("QuickGELU" if quick else "GELU")
+    assert head_width in told["heads_of"]
 
     for other in (config(not quick, head_width), config(quick, 144 - head_width)):
         (tmp_path / "mine" / BESIDE).write_text(json.dumps({"model_cfg": other}))
