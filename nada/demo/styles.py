@@ -955,6 +955,7 @@ STYLE_NAMES = tuple(STYLES)  # the judge's labels, in order
 TUNED = targets(TUNABLE)
 HELD_OUT = targets(HELD_BACK)
 TARGETS = TUNED + HELD_OUT
+AGED = "old person"  # of a child of the bundled generator (`nada.demo.train_child`)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from typing import Annotated
 import torch
 
 from nada.checkpoint import load_generator, save_generator
-from nada.demo.styles import STYLES, render
+from nada.demo.styles import AGED, STYLES, render
 from nada.demo.train_generator import distillation_loss, seeded_latents, set_mean_latent
 from nada.demo.training import Pace, Schedule, cosine_rate, half_precision, parse_options
 from nada.formats.files import check_place
@@ -31,7 +31,7 @@ class ChildTraining:
     """Settings of a child's training."""
 
     output: Annotated[Path, "generator to write"]
-    style: Annotated[str, tuple(STYLES)] = "old person"
+    style: Annotated[str, tuple(STYLES)] = AGED
     start: Annotated[str, "generator to go on from, as load_generator takes it"] = "demo"
     steps: int = 300
     batch: Annotated[int, "pictures in a step"] = 8
