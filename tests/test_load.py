@@ -334,10 +334,10 @@ def test_300_blends_and_300_samples_stay_under_the_bound(tmp_path, clip_tiny):
             for seed in range(50):
                 if time.monotonic() - uploaded > 10:  # they go after half a minute
                     mixed, uploaded = [visitor.upload(file) for file in files], time.monotonic()
-                image, mix = results(visitor.tell("blend", mixed, "", f"{seed}", 0.7))
+                image, mix = results(visitor.tell("blend", mixed, "", f"{seed}", 0.7, False))
                 assert Image.open(io.BytesIO(fetch(visitor, image))).size[0] >= 16
                 assert len(fetch(visitor, mix)) > FILE_BYTES
-                (image,) = results(visitor.tell("sample", f"{seed}", 0.7, None, 1.0))
+                (image,) = results(visitor.tell("sample", f"{seed}", 0.7, None, 1.0, False))
                 assert Image.open(io.BytesIO(fetch(visitor, image))).size[0] >= 16
             visitor.leave()
 
@@ -354,7 +354,7 @@ def test_uploads_that_nobody_uses_stay_under_the_bound(tmp_path, clip_tiny):
         (zombie,), junk = domains(tmp_path, "zombie"), secrets.token_bytes(BOUND // 5)
         mine = Visitor(server, VISITOR, is_there=True)
         start = usage(tmp_path / "cache")
-        answered = results(mine.tell("sample", "1", 0.7, None, 1.0))[0]
+        answered = results(mine.tell("sample", "1", 0.7, None, 1.0, False))[0]
 
         def throw(number):
             stranger = Visitor(server, STRANGER)
@@ -391,9 +391,9 @@ def held(server) -> dict[str, int]:
 def one_run(server, number):
     visitor = Visitor(server, is_there=True)
     if number % 3:
-        assert '"finished"' in visitor.tell("adapt_once", *SCRIPT_RUN.values(), None)
+        assert '"finished"' in visitor.tell("adapt_once", *SCRIPT_RUN.values(), None, False)
     else:
-        visitor.join("adapt", *{**SCRIPT_RUN, "steps": 2000}.values(), None)
+        visitor.join("adapt", *{**SCRIPT_RUN, "steps": 2000}.values(), None, False)
         wait_for(lambda: visitor.info()["runs"]["training"])
     visitor.leave()
     if not number % 3:
@@ -403,7 +403,10 @@ def one_run(server, number):
 def ten_samples(server, number):
     visitor = Visitor(server, is_there=True)
     for seed in range(10):
-        fetch(visitor, results(visitor.tell("sample", f"{10 * number + seed}", 0.7, None, 1.0))[0])
+        fetch(
+            visitor,
+            results(visitor.tell("sample", f"{10 * number + seed}", 0.7, None, 1.0, False))[0],
+        )
     visitor.leave()
 
 

@@ -62,7 +62,7 @@ class Api:
             domain_file: At the end, the safetensors file with the changed weights.
         """
         start = None if domain_file is None else check_file("domain_file", domain_file)
-        if start is not None and check_flag("carry_over", CARRY_OVER, carry_over):
+        if check_flag("carry_over", CARRY_OVER, carry_over) and start is not None:
             carried = self.service.uploaded("domain_file", domain_file, carry_over)
             carried.save(start := session.shown(file_name(title(carried.metadata))))
         job, hints = self.service.job(settings, start), self.service.hints(settings)

@@ -153,6 +153,7 @@ class Service:
         seeds = check_seeds(seeds)
         strength = check_strength("strength", STRENGTH, strength)
         truncation = check_number("truncation", TRUNCATION, truncation)
+        check_flag("carry_over", CARRY_OVER, carry_over)
         if domain_file is None:
             return self.draw((), seeds, truncation)
         part = self._part("domain_file", domain_file, carry_over)
