@@ -26,7 +26,9 @@ from tests.page import (
     tab,
     unfold,
     unfold_strengths,
+    visits,
 )
+from tests.served import serve
 
 
 def test_a_visit(page, tmp_path, server):
@@ -233,20 +235,22 @@ def test_hints_come_while_typing(visit):
 
 
 @pytest.mark.slow
-def test_who_waits_sees_their_place_and_a_closed_page_makes_room(visit, tmp_path):
-    first, second = visit(), visit(WIDTHS["phone"])
-    unfold(first)
-    field(first, "Steps").fill("2000")
-    field(first, "Target").press("Enter")
-    expect(first.locator(".run.running")).to_contain_text("/2000")
-    button(second, "Adapt").click()
-    waits = second.locator(".run.waiting")
-    expect(waits).to_contain_text("Waiting for your turn. Runs before yours: 1")
-    shoot(second, "waiting", tmp_path)
-    first.close()
-    expect(second.locator(".run.running, .run.finished")).to_be_visible()
-    second.keyboard.press("Escape")
-    expect(second.locator(".card")).to_have_count(1)
+def test_who_waits_sees_their_place_and_a_closed_page_makes_room(browser, clip_tiny, tmp_path):
+    """A run that nobody follows ends after a 120th of the time for which its visitor is kept."""
+    with serve(tmp_path, clip_tiny, "--keep", "4") as server, visits(browser, server) as visit:
+        first, second = visit(), visit(WIDTHS["phone"])
+        unfold(first)
+        field(first, "Steps").fill("2000")
+        field(first, "Target").press("Enter")
+        expect(first.locator(".run.running")).to_contain_text("/2000")
+        button(second, "Adapt").click()
+        waits = second.locator(".run.waiting")
+        expect(waits).to_contain_text("Waiting for your turn. Runs before yours: 1")
+        shoot(second, "waiting", tmp_path)
+        first.close()
+        expect(second.locator(".run.running, .run.finished")).to_be_visible()
+        second.keyboard.press("Escape")
+        expect(second.locator(".card")).to_have_count(1)
 
 
 def test_an_example_leaves_the_limits_of_the_generator(visit):
