@@ -422,7 +422,7 @@ def one_visit(server, number):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "work, often, more", [(one_run, 100, 40), (ten_samples, 40, 120), (one_visit, 200, 60)]
+    "work, often, more", [(one_run, 100, 80), (ten_samples, 40, 120), (one_visit, 200, 60)]
 )
 def test_a_server_holds_after_long_service_what_it_held_before(
     tmp_path, clip_tiny, work, often, more
