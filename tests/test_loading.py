@@ -20,6 +20,7 @@ def large(tmp_path_factory) -> Path:
     write(generator, path)
     write(generator, path.with_name("nvidia.pkl"))
     write(generator, path.with_name("tensorflow.pkl"))
+    write(generator, path.with_name("basicsr.pth"))
     return path
 
 
