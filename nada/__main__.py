@@ -54,7 +54,7 @@ from nada.generator import Generator
 from nada.machine import keep_freed_memory, pick_device, speak_utf8
 from nada.memory import fit_preset
 from nada.presets import PRESETS, SETTINGS, Suited, prepare, preset_for
-from nada.prompts import direction_hint, language_hint, unknown_words
+from nada.prompts import direction_hint, language_hint, reach_hint, unknown_words
 from nada.sample import Grid, parse_seeds, sample_batches, to_images
 from nada.serve.models import Options
 from nada.serve.service import Service
@@ -260,7 +260,9 @@ def run_adapt(args: argparse.Namespace) -> int:
     prompts, templates = (preset.source, args.target), preset.guidance.prompt_templates
     words, language = unknown_words(clips[0], prompts), language_hint(clips, prompts)
     direction = direction_hint(clips, *prompts, templates)
-    for note in filter(None, (plan, words, language, direction)):
+    guidance = preset.guidance
+    reach = reach_hint(clips, bool(guidance.lambda_cap or guidance.lambda_point))
+    for note in filter(None, (plan, words, language, direction, reach)):
         print(note, file=sys.stderr)
 
     start = blend(frozen, [(_domain(args.start, frozen, args), 1.0)]) if args.start else frozen

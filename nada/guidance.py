@@ -75,6 +75,18 @@ def text_direction(
     return F.normalize(text_move(clip, source, target, templates), dim=0)
 
 
+def mean_move(
+    clip: Encoder, source: str, target: str, templates: Sequence[str] = TEMPLATES
+) -> Tensor:
+    """[D]: the mean difference of two prompts over templates, 0 where they mean the same.
+
+    Raises:
+        PromptError: a prompt cannot be read.
+    """
+    before, after = (prompt_features(clip, prompt, templates) for prompt in (source, target))
+    return (after - before).mean(dim=0)
+
+
 def text_move(
     clip: Encoder, source: str, target: str, templates: Sequence[str] = TEMPLATES
 ) -> Tensor:
@@ -86,8 +98,7 @@ def text_move(
     Raises:
         PromptError: a prompt cannot be read, or both mean the same to this model.
     """
-    before, after = (prompt_features(clip, prompt, templates) for prompt in (source, target))
-    move = (after - before).mean(dim=0)
+    move = mean_move(clip, source, target, templates)
     if move.norm() < 1e-3:
         raise PromptError(
             f"{quote(source)} and {quote(target)} are the same to CLIP model "

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from nada.clip import Encoder, english_only, known_words
+from nada.clip import Encoder, english_only, known_words, reach_of
 from nada.clip import unknown_words as unknown_words_of
 from nada.formats.messages import quote, quote_all
-from nada.guidance import prompt_features
+from nada.guidance import mean_move
 
 FILLERS = frozenset("a an and as at by for from in is of on or the to with".split())
 
@@ -82,11 +82,8 @@ def direction_length(
         source, target: the prompts.
         templates: what they are put into, "{}" where a prompt goes.
     """
-    lengths = []
-    for clip in clips:
-        before, after = (prompt_features(clip, prompt, templates) for prompt in (source, target))
-        lengths.append((after - before).mean(dim=0).norm())
-    return torch.stack(lengths).mean().item()
+    moves = [mean_move(clip, source, target, templates) for clip in clips]
+    return torch.stack([move.norm() for move in moves]).mean().item()
 
 
 def direction_hint(
@@ -109,3 +106,15 @@ def direction_hint(
             f"{length:.2f}): a stronger word for the target would lead further."
         )
     return ""
+
+
+def reach_hint(clips: Sequence[Encoder], asked: bool) -> str:
+    """A sentence where a model does not know how far its words reach, so that the cap and the point
+    loss are off for it; "" where each knows, or they are not asked for."""
+    unmeasured = [clip.name for clip in clips if reach_of(clip) is None]
+    if not (asked and unmeasured):
+        return ""
+    return (
+        f"Cap and point loss are off for {quote_all(unmeasured)}: how far words reach was never "
+        "measured there (nada calibrate)."
+    )

@@ -199,6 +199,10 @@ BAD = {
     "method of another type": ({"method": {"a": 1}}, "method: Selection method is"),
     "to_rgb as text": ({"to_rgb": "yes"}, "to_rgb: RGB layers is “yes”"),
     "nothing guides": ({"directional": 0, "global_": 0}, "directional: Nothing guides"),
+    "a point that this CLIP cannot place": (
+        {"directional": 0, "global_": 0, "point": 1},
+        "directional: Nothing guides",
+    ),
     "in-domain alone in a batch": ({"in_domain": 1, "batch": 1}, "batch: The in-domain loss"),
 }
 

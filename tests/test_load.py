@@ -388,6 +388,16 @@ def held(server) -> dict[str, int]:
     return {"memory": round(server.resident()), "threads": int(threads), "files": files}
 
 
+def settled(server) -> dict[str, int]:
+    """The least of what a server holds within some seconds of rest: each second it returns to the
+    system what it has freed, and asks for some of it again."""
+    readings = []
+    for _ in range(8):
+        time.sleep(1)
+        readings.append(held(server))
+    return {name: min(reading[name] for reading in readings) for name in readings[0]}
+
+
 def one_run(server, number):
     visitor = Visitor(server, is_there=True)
     if number % 3:
@@ -422,7 +432,7 @@ def one_visit(server, number):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "work, often, more", [(one_run, 100, 80), (ten_samples, 40, 120), (one_visit, 200, 60)]
+    "work, often, more", [(one_run, 100, 40), (ten_samples, 40, 120), (one_visit, 200, 60)]
 )
 def test_a_server_holds_after_long_service_what_it_held_before(
     tmp_path, clip_tiny, work, often, more
@@ -435,7 +445,7 @@ def test_a_server_holds_after_long_service_what_it_held_before(
                 for done in [pool.submit(work, server, number) for number in numbers]:
                     done.result()
             wait_for(lambda: Visitor(server).info()["visitors"] <= 1)
-            return held(server)
+            return settled(server)
 
         before = serve_all(range(often, often + often // 4))  # pools, allocators, caches settle
         after = serve_all(range(often))

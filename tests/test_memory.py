@@ -223,7 +223,7 @@ def test_what_is_free_here_is_told_as_the_system_tells_it(monkeypatch):
 KEEP = """
 import json
 from pathlib import Path
-from nada.machine import keep_freed_memory
+from nada.machine import give_back_memory, keep_freed_memory
 keep_freed_memory()
 import torch
 from nada.adapt import AdaptConfig, adapt, trainable_copy
@@ -232,6 +232,7 @@ from nada.guidance import DirectionalLoss
 from tests.helpers import make_clip
 
 def held():
+    give_back_memory()  # what is held, and not what the allocator has ready
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
@@ -253,8 +254,8 @@ print(json.dumps([taken[-1] - taken[1], whole]))
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no Linux that tells memory")
 def test_twenty_runs_of_styles_hold_one_generator():
-    """Copied whole, they would hold twenty more; half of one is what the allocator may lose."""
+    """Copied whole, they would hold twenty; a fifth of one is what the allocator may lose."""
     done = subprocess.run([sys.executable, "-c", KEEP], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     grown, whole = json.loads(done.stdout)
-    assert grown < whole / 2
+    assert grown < whole / 5

@@ -40,6 +40,15 @@ def test_the_examples_need_no_hint(models):
         assert hint(models, entry["source"], entry["target"]) == []
 
 
+@pytest.mark.parametrize("weight", ["cap", "point"])
+def test_what_a_clip_without_reach_leaves_off_is_said(models, clip_tiny, weight):
+    assert hint(models, "photo", "zombie", **{weight: 1.0}) == []
+    strange = ServedModels(models.generator, [clip_tiny])
+    without, said = (hint(strange, "photo", "zombie", **{weight: w}) for w in (0.0, 1.0))
+    (more,) = set(said) - set(without)
+    assert more.startswith("Cap and point loss are off for “tiny”: how far words reach")
+
+
 @pytest.mark.parametrize("one, other", [("photo", "photo of a face"), ("zombie", "a zombie")])
 def test_nearly_parallel_prompts_are_named(models, one, other):
     (said,) = hint(models, one, other)

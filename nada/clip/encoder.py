@@ -1,6 +1,7 @@
 """What this project asks of a CLIP, and what all CLIPs share: preprocessing, checks of prompts."""
 
 import unicodedata
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -101,7 +102,7 @@ class Preprocessing:
             )
 
 
-class ClipModule(nn.Module):
+class ClipModule(nn.Module, ABC):
     """An image and a text tower as an `Encoder`; how they read a prompt, subclasses say.
 
     Args:
@@ -128,9 +129,17 @@ class ClipModule(nn.Module):
             self.register_buffer(key, value, persistent=False)
 
     @property
+    @abstractmethod
     def resolution(self) -> int:
         """Side in pixels of the square images that the image tower takes."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """Unit features [N, D] of N prompts."""
+
+    @abstractmethod
+    def check_prompt(self, prompt: str) -> object:
+        """Raise a PromptError for a prompt that it cannot read."""
 
     def preprocess(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] in [-1, 1] → [N, 3, resolution, resolution], normalised; differentiable."""

@@ -5,7 +5,7 @@ Hints never stop anybody; what cannot run at all is refused by `nada.serve.valid
 
 from nada.formats.messages import quote
 from nada.presets import Preset, suggestion
-from nada.prompts import direction_hint, language_hint, unknown_words
+from nada.prompts import direction_hint, language_hint, reach_hint, unknown_words
 from nada.serve.models import ServedModels
 from nada.serve.validate import check_prompt
 
@@ -23,6 +23,7 @@ def hints(models: ServedModels, base: str, preset: Preset, settings: dict) -> li
         unknown_words(models.clips[0], (source, target)),
         language_hint(models.clips, (source, target)),
         direction_hint(models.clips, source, target, preset.guidance.prompt_templates),
+        reach_hint(models.clips, bool(settings.get("cap") or settings.get("point"))),
         preset_hint(models, base, preset, settings),
     ]
     return [hint for hint in found if hint]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nada.adapt import DivergedError
-from nada.clip import Encoder, PromptError, known_words, unknown_words
+from nada.clip import Encoder, PromptError, known_words, reach_of, unknown_words
 from nada.delta import BANDS, Delta, DeltaError, Strength, Weight
 from nada.formats.messages import plain, quote, quote_all
 from nada.memory import TooLittleMemory
@@ -148,7 +148,8 @@ def check_job(models: ServedModels, base: Preset, settings: dict) -> Job:
     if preset.selection.k > most:
         raise BadInput("k", f"This generator has {most} layers to train: choose k up to {most}.")
     guidance = preset.guidance
-    if not (guidance.lambda_directional or guidance.lambda_global or guidance.lambda_point):
+    point = guidance.lambda_point and any(reach_of(clip) is not None for clip in models.clips)
+    if not (guidance.lambda_directional or guidance.lambda_global or point):
         raise BadInput("directional", "Nothing guides: weigh the directional or the global loss.")
     if guidance.lambda_in_domain and preset.config.batch < 2:
         raise BadInput("batch", "The in-domain loss compares pictures: choose a batch from 2 on.")
