@@ -432,10 +432,11 @@ def one_visit(server, number):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "work, often, more", [(one_run, 100, 40), (ten_samples, 40, 120), (one_visit, 200, 60)]
+    "work, settling, often, more",
+    [(one_run, 200, 100, 40), (ten_samples, 10, 40, 120), (one_visit, 50, 200, 60)],
 )
 def test_a_server_holds_after_long_service_what_it_held_before(
-    tmp_path, clip_tiny, work, often, more
+    tmp_path, clip_tiny, work, settling, often, more
 ):
     with serve(tmp_path, clip_tiny, "--keep", "0.2") as server:
         domains(tmp_path, "zombie")
@@ -447,7 +448,7 @@ def test_a_server_holds_after_long_service_what_it_held_before(
             wait_for(lambda: Visitor(server).info()["visitors"] <= 1)
             return settled(server)
 
-        before = serve_all(range(often, often + often // 4))  # pools, allocators, caches settle
+        before = serve_all(range(often, often + settling))  # pools, allocators, caches settle
         after = serve_all(range(often))
         print(work.__name__, before, after)
         assert after["memory"] - before["memory"] < more
