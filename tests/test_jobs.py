@@ -119,6 +119,18 @@ def test_a_forgotten_run_stops_and_takes_its_files_along(start):
     wait_for(lambda: not run.folder.parent.exists())
 
 
+def test_who_left_long_ago_is_there_until_the_run_has_answered(start):
+    run, session = stepped(start(ENDLESS)), start.sessions.get("me")
+    session.seen -= 1e6
+    run.stop.set()
+    finished(run)
+    start.sessions.purge()
+    assert "me" in start.sessions and run.domain.exists()
+    session.seen -= 1e6
+    start.sessions.purge()
+    assert "me" not in start.sessions
+
+
 def test_snapshots_spread_over_a_run_wherever_it_is_stopped():
     kept = []
     for step in range(1, 2001):

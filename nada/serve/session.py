@@ -259,6 +259,7 @@ class Session:
     def _end_run(self, run: TrainingRun, keep: bool) -> None:
         """A run's last act: what it made is kept, and looked at if no other has begun, or handed
         out; nothing is left of a visitor who was forgotten meanwhile."""
+        self.seen = time.monotonic()  # or one who left is forgotten while the answer is on its way
         if self._gone:
             shutil.rmtree(self.folder, ignore_errors=True)
         elif run.domain and not keep:
