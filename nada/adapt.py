@@ -104,8 +104,9 @@ class AdaptConfig:
         8, "Selection batch", "Latents of each selection of layers.", range=Range(1, 256)
     )
     train_to_rgb: bool = setting(
-        False, "RGB layers", "Let the RGB outputs train as well.", api_name="to_rgb", place=11
-    )
+        False, "RGB layers", "Let the RGB outputs train as well; where styles train, beside the k.",
+        api_name="to_rgb", place=11,
+    )  # fmt: skip
     # a base without noise, such as the bundled one, would only learn grain
     train_noise: bool = setting(
         True, "Train noise", "Let the strengths of the noise train with their layers."
@@ -157,6 +158,15 @@ class AdaptConfig:
         """
         to_rgb = self.train_to_rgb if to_rgb is None else to_rgb
         return candidates(generator, to_rgb, self.synthesis_options(generator).resolution)
+
+    def chosen_among(self, generator: Generator) -> tuple[str, ...]:
+        """Names of the layers that a selection is made among.
+
+        Where styles train, the RGB outputs are none of them: those train beside the selected
+        convolutions, or not at all. As candidates they would take most places, and leave the
+        shapes as they are (REPORT.md).
+        """
+        return self.layers(generator, self.train_to_rgb and self.parameters != "styles")
 
     def final_rate(self, lr: float) -> float | None:
         """Where a run that begins at rate lr ends if it falls as far as this one; None: nowhere."""
@@ -235,8 +245,8 @@ def adapt(
             are reported and whose random views follow the seed.
         config: settings of the loop.
         select: (generator, z, names=candidates) → names of layers to train, such as
-            `partial(select_by_gradient, objective=GlobalLoss(clip, target), k=6)`; None trains
-            all candidates.
+            `partial(select_by_gradient, objective=GlobalLoss(clip, target), k=6)`, beside those
+            that are not selected among (`AdaptConfig.chosen_among`); None trains all.
 
     Raises:
         DivergedError: the loss or a gradient is not a number any more, or a preview no image.
@@ -248,16 +258,17 @@ def adapt(
         loss_fn.seed(config.seed)
     options = config.synthesis_options(frozen)
     source = FrozenTwin(frozen, config, options, getattr(loss_fn, "resolution", None), random)
-    names = layers = config.layers(trainable)
+    layers, among = config.layers(trainable), config.chosen_among(trainable)
+    beside = [name for name in layers if name not in among]
     try:
-        freeze_all_but(trainable, names, config.train_noise, config.parameters)
+        freeze_all_but(trainable, layers, config.train_noise, config.parameters)
         trained = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
         last_good = [parameter.detach().clone() for parameter in trained]
         optimizer = _adam(trainable, config)
         for step in range(config.steps):
             if select and step % (config.select_every or config.steps) == 0:
                 z = _draw_z(frozen, config.select_batch, random)
-                layers = tuple(select(trainable, z, names=names))
+                layers = (*select(trainable, z, names=among), *beside)
                 freeze_all_but(trainable, layers, config.train_noise, config.parameters)
             lr = _set_rates(optimizer, config, step)
             optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient

@@ -78,6 +78,7 @@ def gradient_norms(
     names: Sequence[str] | None = None,
     weight_only: bool = False,
     options: SynthesisOptions = SELECTION_OPTIONS,
+    parameters: str = "weights",
 ) -> dict[str, float]:
     """L2 norm of the objective's gradient for each layer, {name: norm}.
 
@@ -88,11 +89,13 @@ def gradient_norms(
         weight_only: the modulated convolution's weight alone instead of all the layer's tensors
             (style, noise strength and bias as well).
         options: how to compute the images.
+        parameters: one of PARAMETERS, as the layers are going to train; with "styles" the norm is
+            that of the offsets' gradient, and none as large as the weights is held.
     """
     names = _candidates(generator, names, options)
-    groups = {name: _tensors(generator, name, weight_only) for name in names}
-    tensors = [tensor for group in groups.values() for tensor in group]
-    with _trainable(generator, names):
+    with _trainable(generator, names, parameters):
+        groups = {name: _tensors(generator, name, weight_only) for name in names}
+        tensors = [tensor for group in groups.values() for tensor in group]
         with torch.no_grad():
             ws = generator.mapping(z)
         sums = _gradients(generator, ws, objective, tensors, options)
@@ -158,14 +161,18 @@ def _add(sums: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
 
 def _tensors(generator: Generator, name: str, weight_only: bool) -> list[Tensor]:
     layer = generator.layer(name)
-    return [layer.get_parameter("conv.weight")] if weight_only else list(layer.parameters())
+    if weight_only:
+        return [layer.get_parameter("conv.weight")]
+    return [parameter for parameter in layer.parameters() if parameter.requires_grad]
 
 
 @contextmanager
-def _trainable(generator: Generator, names: Sequence[str]) -> Iterator[None]:
+def _trainable(
+    generator: Generator, names: Sequence[str], parameters: str = "weights"
+) -> Iterator[None]:
     """Only the layers `names` have gradients inside; afterwards all is as it was."""
     before = [(parameter, parameter.requires_grad) for parameter in generator.parameters()]
-    freeze_all_but(generator, names)
+    freeze_all_but(generator, names, parameters=parameters)
     try:
         yield
     finally:
@@ -184,6 +191,7 @@ def select_by_gradient(
     names: Sequence[str] | None = None,
     weight_only: bool = False,
     options: SynthesisOptions = SELECTION_OPTIONS,
+    parameters: str = "weights",
 ) -> list[str]:
     """The k layers of largest gradient norm, largest first; k = 0 means all candidates.
 
@@ -195,7 +203,7 @@ def select_by_gradient(
         objective: images [N, 3, H, W] → scalar, a mean over the batch.
         k: number of layers.
         names: candidates; the styled convolutions by default.
-        weight_only: see `gradient_norms`.
+        weight_only, parameters: see `gradient_norms`.
         options: how to compute the images; in micro-batches of two by default.
 
     Raises:
@@ -204,7 +212,8 @@ def select_by_gradient(
     names = _candidates(generator, names, options)
     if _check_count(k, names) == 0:
         return list(names)
-    return _largest(gradient_norms(generator, z, objective, names, weight_only, options), k)
+    norms = gradient_norms(generator, z, objective, names, weight_only, options, parameters)
+    return _largest(norms, k)
 
 
 def select_by_w_shift(

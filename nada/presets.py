@@ -96,7 +96,7 @@ class Preset:
 
     def fitted(self, generator: Generator) -> "Preset":
         """This preset with a k that the generator has layers for."""
-        most = len(self.config.layers(generator))
+        most = len(self.config.chosen_among(generator))
         return replace(self, selection=replace(self.selection, k=min(self.selection.k, most)))
 
 
@@ -173,6 +173,8 @@ def prepare(
         k=preset.selection.k,
         options=options,
     )
+    if preset.selection.method == "gradient":  # of what trains
+        select.keywords["parameters"] = config.parameters
     return build_loss(clips, preset.source, target, preset.guidance), select
 
 

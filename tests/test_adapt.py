@@ -18,7 +18,7 @@ from nada.layers import (
     select_by_gradient,
     select_by_w_shift,
 )
-from nada.presets import PRESETS, prepare
+from nada.presets import PRESETS, Preset, prepare
 from nada.sample import sample
 from tests.helpers import TINY, tiny_generator
 
@@ -283,6 +283,34 @@ def test_a_run_of_styles_that_diverges_keeps_its_last_good_offsets(generator, cl
         for _ in adapt(generator, trainable, Blinding(clip_tiny, "sketch"), STYLES):
             kept.append(copy.deepcopy(trainable))
     assert not changed(kept[0], trainable)
+
+
+@pytest.mark.parametrize("parameters, beside", [("weights", 0), ("both", 0), ("styles", 3)])
+def test_of_styles_rgb_outputs_train_beside_what_is_selected(generator, loss, parameters, beside):
+    config = dataclasses.replace(STYLES, parameters=parameters)
+    asked = []
+
+    def select(_, z, names):
+        asked.extend(names)
+        return [names[2]]
+
+    adapted, story = run(generator, loss, config, select)
+    every = candidates(generator, to_rgb=True)
+    assert asked == [*every[: len(every) - beside]] == [*config.chosen_among(generator)]
+    assert story[0].layers == (every[2], *every[len(every) - beside :])[: 1 + beside]
+    assert layers_of(changed(generator, adapted)) == set(story[0].layers)
+
+
+@pytest.mark.parametrize("parameters", ["weights", "styles", "both"])
+def test_a_preset_selects_by_the_gradient_of_what_trains(generator, clip_tiny, parameters):
+    preset = Preset(dataclasses.replace(QUICK, parameters=parameters, train_to_rgb=True))
+    preset = preset.with_({"k": 2})
+    _, select = prepare([clip_tiny], "sketch", preset)
+    z = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    expected = select_by_gradient(
+        generator, z, GlobalLoss(clip_tiny, "sketch"), 2, parameters=parameters
+    )
+    assert select(generator, z, names=generator.conv_names) == expected
 
 
 @pytest.mark.parametrize("every, calls", [(0, 1), (1, 5), (2, 3), (4, 2), (9, 1)])
@@ -576,7 +604,8 @@ def test_presets_run(generator, clip_tiny, name):
     preset = PRESETS[name].with_({"steps": 2, "k": min(PRESETS[name].selection.k, 3)})
     loss, select = prepare([clip_tiny], "pencil sketch", preset)
     adapted, story = run(generator, loss, preset.config, select)
-    assert len(story[0].layers) == (preset.selection.k or len(generator.conv_names))
+    chosen = set(story[0].layers) & {*preset.config.chosen_among(generator)}
+    assert len(chosen) == (preset.selection.k or len(generator.conv_names))
     assert story[0].preview is not None
     assert changed(generator, adapted)
 

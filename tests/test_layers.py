@@ -161,6 +161,34 @@ def test_the_layer_that_the_objective_hangs_on_is_found(generator, z):
     assert select_by_gradient(generator, z, lambda images: images.mean(), 1) == ["convs.2"]
 
 
+def test_of_styles_the_layer_counts_whose_offsets_have_the_gradient(generator, z):
+    """A convolution of tiny weights has the largest gradient of all, and none of its offsets:
+    demodulation takes out any factor that all its channels have in common."""
+    with torch.no_grad():
+        generator.convs[2].conv.weight.mul_(1e-3)
+        generator.convs[2].conv.modulation.weight.zero_()
+
+    def objective(images):
+        return images.mean()
+
+    assert select_by_gradient(generator, z, objective, 1) == ["convs.2"]
+    norms = gradient_norms(generator, z, objective, parameters="styles")
+    chosen = select_by_gradient(generator, z, objective, 5, parameters="styles")
+    assert chosen == sorted(norms, key=norms.get, reverse=True)
+    assert chosen[0] != "convs.2"
+
+
+def test_norms_of_styles_are_those_of_the_modulation_biases(generator, z, objective):
+    names = candidates(generator, to_rgb=True)
+    for parameter in generator.parameters():
+        parameter.requires_grad_(True)
+    objective(generator.synthesis(generator.mapping(z))).backward()
+    norms = gradient_norms(generator, z, objective, names, parameters="styles")
+    for name in names:
+        expected = generator.layer(name).conv.modulation.bias.grad.norm().item()
+        assert norms[name] == pytest.approx(expected, rel=1e-4), name
+
+
 def test_the_row_that_the_objective_hangs_on_is_found(generator, z):
     with torch.no_grad():
         for name in candidates(generator, to_rgb=True):

@@ -76,7 +76,7 @@ def check_models(folder: Path, trials: Sequence[Trial], device: str) -> None:
 
 
 def _check_k(trial: Trial, base: Generator) -> None:
-    layers = len(trial.preset.config.layers(base))
+    layers = len(trial.preset.config.chosen_among(base))
     if trial.settings["k"] > layers:
         raise ValueError(
             f"k is {trial.settings['k']}, but {trial.generator} has {layers} layers to choose "

@@ -32,7 +32,7 @@ def hints(models: ServedModels, base: str, preset: Preset, settings: dict) -> li
 def preset_hint(models: ServedModels, base: str, preset: Preset, settings: dict) -> str:
     """Which steps and k suit the target, where they are known and others are set."""
     suited = suggestion(base, settings["target"])
-    most = len(preset.config.layers(models.generator))
+    most = len(preset.config.chosen_among(models.generator))
     if "k" in suited:
         suited["k"] = min(suited["k"], most)
     differ = {name: value for name, value in suited.items() if settings.get(name) != value}

@@ -144,7 +144,7 @@ def check_job(models: ServedModels, base: Preset, settings: dict) -> Job:
     preset = replace(base.with_(checked), source=source)
     if checked["k"] == base.selection.k:  # the preset's own, made for larger generators
         preset = preset.fitted(models.generator)
-    most = len(preset.config.layers(models.generator))
+    most = len(preset.config.chosen_among(models.generator))
     if preset.selection.k > most:
         raise BadInput("k", f"This generator has {most} layers to train: choose k up to {most}.")
     guidance = preset.guidance
