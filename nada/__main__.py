@@ -310,7 +310,8 @@ def follow(
             for progress in steps:
                 bar.update()
                 way = {} if progress.way is None else {"way": f"{progress.way:.0%}"}
-                bar.set_postfix(loss=f"{progress.loss:.4f}", **way)
+                alike = {"people": "become alike"} if progress.collapsing else {}
+                bar.set_postfix(loss=f"{progress.loss:.4f}", **way, **alike)
                 if as_json:
                     print(json_line(as_dict(progress)), flush=True)
                 if stop.status:

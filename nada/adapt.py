@@ -6,7 +6,7 @@ Method: StyleGAN-NADA, arXiv 2108.00946, section 3.2 and 3.3.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,6 +17,7 @@ from nada.clip import resize
 from nada.compute import PRECISIONS, SynthesisOptions, clip_in
 from nada.generator import Generator, with_tensors
 from nada.layers import OFFSET, PARAMETERS, candidates, freeze_all_but
+from nada.metrics import CollapseAlarm
 from nada.sample import ImageError, sample
 from nada.settings import Range, check, setting
 
@@ -104,7 +105,7 @@ class AdaptConfig:
         8, "Selection batch", "Latents of each selection of layers.", range=Range(1, 256)
     )
     train_to_rgb: bool = setting(
-        False, "RGB layers", "Let the RGB outputs train as well; where styles train, beside the k.",
+        False, "RGB layers", "Let the RGB outputs train as well, beside the k.",
         api_name="to_rgb", place=11,
     )  # fmt: skip
     # a base without noise, such as the bundled one, would only learn grain
@@ -162,11 +163,11 @@ class AdaptConfig:
     def chosen_among(self, generator: Generator) -> tuple[str, ...]:
         """Names of the layers that a selection is made among.
 
-        Where styles train, the RGB outputs are none of them: those train beside the selected
-        convolutions, or not at all. As candidates they would take most places, and leave the
-        shapes as they are (REPORT.md).
+        The RGB outputs are none of them: those train beside the selected convolutions, or not at
+        all. As candidates they take most places, for the norm of their gradient is of another
+        order, and leave the shapes as they are (REPORT.md).
         """
-        return self.layers(generator, self.train_to_rgb and self.parameters != "styles")
+        return self.layers(generator, to_rgb=False)
 
     def final_rate(self, lr: float) -> float | None:
         """Where a run that begins at rate lr ends if it falls as far as this one; None: nowhere."""
@@ -198,6 +199,8 @@ class Progress:
         lr: Adam's rate, of the style offsets where only they train.
         seconds: since the start.
         eta: seconds still to go.
+        collapsing: whether people become alike beyond what the way gone explains
+            (`nada.metrics.CollapseAlarm`).
         preview: adapted images [N, 3, H, W] in [-1, 1] of the preview seeds, None at most steps.
     """
 
@@ -209,20 +212,25 @@ class Progress:
     lr: float
     seconds: float
     eta: float
+    collapsing: bool = False
     preview: Tensor | None = field(default=None, repr=False)
 
     @property
     def way(self) -> float | None:
         """How far the images have gone of what the words ask, the mean over the CLIP models; None
         where none of them knows (`nada.clip.reach_of`)."""
-        ways = [value for name, value in self.terms.items() if name.split()[0] == "way"]
-        return sum(ways) / len(ways) if ways else None
+        return _way(self.terms)
 
     def __str__(self) -> str:
         return (
             f"step {self.step}/{self.steps}  loss {self.loss:.4f}  "
             f"{self.seconds:.1f} s, {self.eta:.1f} s to go"
         )
+
+
+def _way(terms: Mapping[str, float]) -> float | None:
+    ways = [value for name, value in terms.items() if name.split()[0] == "way"]
+    return sum(ways) / len(ways) if ways else None
 
 
 def adapt(
@@ -258,8 +266,7 @@ def adapt(
         loss_fn.seed(config.seed)
     options = config.synthesis_options(frozen)
     source = FrozenTwin(frozen, config, options, getattr(loss_fn, "resolution", None), random)
-    layers, among = config.layers(trainable), config.chosen_among(trainable)
-    beside = [name for name in layers if name not in among]
+    layers, alarm = config.layers(trainable), CollapseAlarm()
     try:
         freeze_all_but(trainable, layers, config.train_noise, config.parameters)
         trained = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
@@ -267,25 +274,30 @@ def adapt(
         optimizer = _adam(trainable, config)
         for step in range(config.steps):
             if select and step % (config.select_every or config.steps) == 0:
-                z = _draw_z(frozen, config.select_batch, random)
-                layers = (*select(trainable, z, names=among), *beside)
+                layers = _selected(select, trainable, config, random)
                 freeze_all_but(trainable, layers, config.train_noise, config.parameters)
             lr = _set_rates(optimizer, config, step)
             optimizer.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient
             ws, noise, images = source.draw()
-            loss, terms = _backward(trainable, loss_fn, ws, noise, images, options)
+            loss, terms, adapted = _backward(trainable, loss_fn, ws, noise, images, options)
             _copy(trained, last_good)  # a sound loss and gradient came of these weights
             optimizer.step()
-            seconds = time.monotonic() - start
-            eta = seconds / (step + 1) * (config.steps - step - 1)
+            told = (loss, terms, layers, lr, *_times(start, step + 1, config.steps))
+            alike = config.batch > 1 and alarm.see(images, adapted, _way(terms))
             preview = _preview(trainable, config, step + 1)
-            yield Progress(step + 1, config.steps, loss, terms, layers, lr, seconds, eta, preview)
+            yield Progress(step + 1, config.steps, *told, alike, preview)
     except FloatingPointError as error:
         _copy(last_good, trained)
         raise DivergedError(step, str(error), _set_rates(optimizer, config, step)) from error
     finally:
         trainable.requires_grad_(False)
         trainable.zero_grad(set_to_none=True)
+
+
+def _times(start: float, step: int, steps: int) -> tuple[float, float]:
+    """Seconds since the start, and still to go."""
+    seconds = time.monotonic() - start
+    return seconds, seconds / step * (steps - step)
 
 
 def trainable_copy(frozen: Generator, config: AdaptConfig) -> Generator:
@@ -342,6 +354,15 @@ def _check_twins(frozen: Generator, trainable: Generator) -> None:
             f"{'the same object' if trainable is frozen else 'another architecture'}: "
             "use copy.deepcopy(frozen)."
         )
+
+
+def _selected(
+    select: Select, trainable: Generator, config: AdaptConfig, random: torch.Generator
+) -> tuple[str, ...]:
+    """The layers to train from now on: those selected, and those beside them."""
+    z, names = _draw_z(trainable, config.select_batch, random), config.chosen_among(trainable)
+    beside = [name for name in config.layers(trainable) if name not in names]
+    return (*select(trainable, z, names=names), *beside)
 
 
 def _draw_z(generator: Generator, count: int, random: torch.Generator) -> Tensor:
@@ -412,8 +433,8 @@ def _backward(
     noise: list[Tensor],
     source: Tensor,
     options: SynthesisOptions,
-) -> tuple[float, dict[str, float]]:
-    """Forward and backward through the trainable; the loss and its terms.
+) -> tuple[float, dict[str, float], Tensor]:
+    """Forward and backward through the trainable; the loss, its terms, and the images.
 
     The loss is differentiated for the images first and those then for the weights. So a loss that
     compares the whole batch knows nothing of micro-batches: these are drawn once for the loss, and
@@ -437,7 +458,7 @@ def _backward(
     size = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else loss
     if not torch.isfinite(loss + size):
         raise FloatingPointError(f"the loss is {loss.item():g} and its gradient {size.item():g}.")
-    return loss.item(), {name: term.item() for name, term in terms.items()}
+    return loss.item(), {name: term.item() for name, term in terms.items()}, adapted.detach()
 
 
 def _loss(

@@ -1,12 +1,23 @@
-"""How good an adapted generator is, as pure functions of features: CLIP's, or a judge's.
+"""How good an adapted generator is, as pure functions of features: CLIP's, or a judge's; and an
+alarm on the way, from the images themselves.
 
 Which model, which prompts and templates, which truncation and how many images made the features is
 the caller's to choose, and belongs beside every number that is published.
 """
 
+from collections import deque
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+COARSE = 16  # pixels a side at which images are held against each other: shapes and colours
+# Of the spread of photos, true renders of the bundled world's styles keep from 0.47 (bronze
+# statue) to 1.4 (cartoon); an alarm has to stay silent for all of them.
+LEAST_SPREAD = 0.47
+ALARMING = 0.6  # of the least that the way explains
+FALLING = 0.97  # of what it was, or less: the rest is that others are looked at
+WINDOW = 8  # steps of a few images each, for one of them tells little
 
 
 def quality(features: Tensor, text_features: Tensor) -> float:
@@ -66,6 +77,48 @@ def identity(adapted_features: Tensor, source_features: Tensor) -> float:
     return (nearest == torch.arange(count, device=nearest.device)).double().mean().item()
 
 
+def spread(images: Tensor) -> float:
+    """Mean Euclidean distance of two different images, 16 pixels a side; 0 when all are the same.
+
+    Args:
+        images: [N, C, H, W].
+
+    Raises:
+        ValueError: fewer than 2 images.
+    """
+    flat = F.adaptive_avg_pool2d(images.float(), COARSE).flatten(1)
+    count = _check(flat, least=2)
+    return torch.cdist(flat, flat).sum().item() / (count * (count - 1))
+
+
+class CollapseAlarm:
+    """Watches a run for people who become alike beyond what the way that it has gone explains.
+
+    A style takes differences away, so a low spread alone is no alarm (bronze statues differ half as
+    much as photos). After the whole way a domain may have LEAST_SPREAD of the source's, before it
+    more in proportion. The alarm is on where the last steps' is below ALARMING of that and still
+    falls.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque(maxlen=2 * WINDOW)
+
+    def see(self, source: Tensor, adapted: Tensor, way: float | None) -> bool:
+        """Whether it is on after one more step.
+
+        Args:
+            source, adapted: the step's images [N, 3, H, W] in [-1, 1], two or more.
+            way: gone of what the words ask, 1 for all; None where nobody knows.
+        """
+        self._seen.append((spread(source), spread(adapted)))
+        if len(self._seen) < 2 * WINDOW:
+            return False
+        pairs = list(self._seen)
+        before, now = _kept(pairs[:WINDOW]), _kept(pairs[WINDOW:])
+        gone = 1.0 if way is None else min(max(way, 0.0), 1.0)
+        return now < min(FALLING * before, ALARMING * (1 - (1 - LEAST_SPREAD) * gone))
+
+
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Fréchet distance of the Gaussians fitted to two sets of features [N, D] and [M, D].
 
@@ -112,6 +165,12 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     within_a = (same_a.sum() - same_a.trace()) / (n * (n - 1))
     within_b = (same_b.sum() - same_b.trace()) / (m * (m - 1))
     return (within_a + within_b - 2 * kernel(a, b).mean()).item()
+
+
+def _kept(spreads: list[tuple[float, float]]) -> float:
+    """Which share of the source's spread the adapted images have; 1 of one that has none."""
+    source, adapted = (sum(column) for column in zip(*spreads))
+    return adapted / source if source else 1.0
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -194,10 +194,9 @@ def test_noise_strengths_are_trained_only_when_asked(generator, loss, noise):
     assert len(strengths) == (len(generator.conv_names) if noise else 0)
 
 
-@pytest.mark.parametrize("chosen", [["convs.1"], ["conv1", "convs.3"], ["to_rgb1"]])
+@pytest.mark.parametrize("chosen", [["convs.1"], ["conv1", "convs.3"]])
 def test_only_selected_layers_change(generator, loss, chosen):
-    config = dataclasses.replace(QUICK, train_to_rgb=True)
-    adapted, story = run(generator, loss, config, lambda *args, names: chosen)
+    adapted, story = run(generator, loss, QUICK, lambda *args, names: chosen)
     assert layers_of(changed(generator, adapted)) == set(chosen)
     assert all(progress.layers == tuple(chosen) for progress in story)
 
@@ -285,19 +284,17 @@ def test_a_run_of_styles_that_diverges_keeps_its_last_good_offsets(generator, cl
     assert not changed(kept[0], trainable)
 
 
-@pytest.mark.parametrize("parameters, beside", [("weights", 0), ("both", 0), ("styles", 3)])
-def test_of_styles_rgb_outputs_train_beside_what_is_selected(generator, loss, parameters, beside):
-    config = dataclasses.replace(STYLES, parameters=parameters)
-    asked = []
+@pytest.mark.parametrize("parameters", ["weights", "styles", "both"])
+def test_rgb_outputs_train_beside_what_is_selected(generator, loss, parameters):
+    config, asked = dataclasses.replace(STYLES, parameters=parameters), []
 
     def select(_, z, names):
         asked.extend(names)
         return [names[2]]
 
     adapted, story = run(generator, loss, config, select)
-    every = candidates(generator, to_rgb=True)
-    assert asked == [*every[: len(every) - beside]] == [*config.chosen_among(generator)]
-    assert story[0].layers == (every[2], *every[len(every) - beside :])[: 1 + beside]
+    assert tuple(asked) == generator.conv_names
+    assert story[0].layers == (asked[2], *generator.to_rgb_names)
     assert layers_of(changed(generator, adapted)) == set(story[0].layers)
 
 
@@ -311,6 +308,16 @@ def test_a_preset_selects_by_the_gradient_of_what_trains(generator, clip_tiny, p
         generator, z, GlobalLoss(clip_tiny, "sketch"), 2, parameters=parameters
     )
     assert select(generator, z, names=generator.conv_names) == expected
+
+
+def test_a_run_that_makes_everybody_alike_says_so(generator):
+    """Trained to be grey, all of them are."""
+    config = dataclasses.replace(QUICK, steps=60, lr=0.05, train_to_rgb=True)
+    _, story = run(generator, lambda _, adapted: adapted.square().mean(), config)
+    assert any(progress.collapsing for progress in story)
+    alone = dataclasses.replace(config, batch=1, steps=20)  # nobody to be alike with
+    _, story = run(generator, lambda _, adapted: adapted.square().mean(), alone)
+    assert not any(progress.collapsing for progress in story)
 
 
 @pytest.mark.parametrize("every, calls", [(0, 1), (1, 5), (2, 3), (4, 2), (9, 1)])

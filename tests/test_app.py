@@ -117,7 +117,8 @@ def test_settings_reach_the_run(client):
     _, status, file = adapt(client, **settings)
     told = Delta.load(file).metadata
     assert set(status["terms"]) == {"directional", "global", "in_domain"}
-    assert told["method"] == "w_shift" and told["k"] == 5 == len(status["layers"])
+    assert told["method"] == "w_shift" and told["k"] == 5
+    assert len(status["layers"]) == 5 + 3  # beside them the RGB outputs
     assert (told["guidance"]["global_"], told["guidance"]["in_domain"]) == (2.0, 0.5)
     config = told["config"]
     assert (config["lr"], config["truncation_psi"], config["select_every"]) == (0.01, 0.5, 2)

@@ -62,7 +62,9 @@ def test_adapt_writes_a_domain_that_the_base_takes(models, tmp_path, capsys):
     assert {key.rsplit(".", 2)[0].removesuffix(".conv") for key in delta.tensors} == {
         name for name in delta.metadata["layers"]
     }
-    assert len(delta.metadata["layers"]) == delta.metadata["k"] == 2
+    beside = {name for name in delta.metadata["layers"] if name.startswith("to_rgb")}
+    assert len({*delta.metadata["layers"]} - beside) == delta.metadata["k"] == 2
+    assert len(beside) == 3 and delta.kind == "styles"
     assert delta.metadata["target"] == "sketch" and delta.metadata["source"] == "photo"
     assert delta.metadata["steps_done"] == 3 and delta.metadata["config"]["batch"] == 2
     assert not torch.equal(sample(blend(base, [(delta, 1.0)]), [0]), sample(base, [0]))
@@ -103,7 +105,8 @@ def test_memory_is_told_before_a_run(models, tmp_path, capsys, monkeypatch):
 def test_options_change_the_preset_of_the_generator():
     assert chosen(parse()).preset.config.steps == PRESETS["demo"].config.steps
     assert chosen(parse("--generator", "ffhq.pt")).preset.selection.k == PRESETS["ffhq"].selection.k
-    assert chosen(parse("--generator", "ffhq.pt", "--preset", "demo")).preset.selection.k == 0
+    assert chosen(parse("--preset", "demo-weights")).preset.selection.k == 0
+    assert chosen(parse("--generator", "ffhq.pt", "--preset", "demo")).preset.selection.k == 6
     assert chosen(parse()).clip == "demo"
     assert chosen(parse("--generator", "ffhq")).clip == "ViT-B/32"
     changes = parse("--steps", "7", "--global", "0.5", "--views", "0", "--k", "3", "--train-to-rgb")

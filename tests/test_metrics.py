@@ -5,7 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nada.metrics import diversity, frechet_distance, identity, kernel_distance, quality
+from nada.metrics import (
+    CollapseAlarm,
+    diversity,
+    frechet_distance,
+    identity,
+    kernel_distance,
+    quality,
+    spread,
+)
 
 EYE = torch.eye(4)
 
@@ -99,3 +107,42 @@ def test_too_few_features_get_a_sentence(call):
 def test_features_that_do_not_pair_get_a_sentence():
     with pytest.raises(ValueError, match="give one of each seed"):
         identity(EYE, EYE[:3])
+
+
+# The alarm on the way
+
+
+def test_the_spread_is_the_mean_distance_of_different_pairs():
+    images = torch.zeros(3, 3, 32, 32)
+    images[1], images[2, 0] = 1.0, 2.0
+    pairs = [(3 * 256) ** 0.5, (4 * 256) ** 0.5, (256 * (1 + 1 + 1)) ** 0.5]
+    assert spread(images) == pytest.approx(sum(pairs) / 3)
+    assert spread(images[:1].expand(4, -1, -1, -1)) == 0
+
+
+def steps(kept, way=1.0):
+    """What the alarm says of a run whose step n keeps kept[n] of the differences."""
+    people = torch.randn(len(kept), 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    alarm = CollapseAlarm()
+    return [alarm.see(images, share * images, way) for images, share in zip(people, kept)]
+
+
+@pytest.mark.parametrize(
+    "kept, way, alarms",
+    [
+        ([1 - 0.02 * n for n in range(48)], 1.0, True),  # down to 0.06
+        ([1 - 0.02 * n for n in range(48)], None, True),  # nobody knows the way
+        ([1 - 0.012 * n for n in range(48)], 1.0, False),  # down to 0.44, as bronze statues
+        ([1 - 0.012 * n for n in range(48)], 0.1, True),  # on a tenth of the way
+        ([0.2] * 48, 1.0, False),  # low, and falls no more
+        ([1.0] * 48, 1.0, False),
+    ],
+)
+def test_the_alarm_is_for_what_the_way_does_not_explain(kept, way, alarms):
+    said = steps(kept, way)
+    assert any(said) is alarms and not any(said[:15])
+
+
+def test_an_alarm_ends_when_people_stop_becoming_alike():
+    said = steps([max(0.1, 1 - 0.03 * n) for n in range(60)])
+    assert said[28] and not said[-1]

@@ -66,7 +66,7 @@ def table(models: Path, **more) -> dict:
     judge = str(models / "judge.safetensors")
     return {
         "generator": str(models / "generator.safetensors"),
-        "preset": "demo",
+        "preset": "demo-weights",
         "clip": clip,
         "targets": ["zombie"],
         "settings": {"steps": 3, "batch": 2, "select_batch": 2, "views": 0},
@@ -90,7 +90,7 @@ def figures_of(result: dict) -> dict:
 
 
 def small(**more) -> dict:
-    return {"targets": ["a b", "c"], "generator": "g", "preset": "demo", "seeds": [1, 2], **more}
+    return {"targets": ["a b", "c"], "generator": "g", "preset": "demo-weights", "seeds": [1, 2], **more}
 
 
 def test_a_grid_is_every_combination_and_cases_come_after_it():
@@ -113,8 +113,8 @@ def test_a_grid_is_every_combination_and_cases_come_after_it():
 
 def test_equal_runs_of_two_groups_are_one_and_different_ones_are_apart():
     groups = [
-        {"title": "k", "grid": {"k": [PRESETS["demo"].selection.k, 3]}},
-        {"title": "lr", "grid": {"lr": [PRESETS["demo"].config.lr, 0.5]}},
+        {"title": "k", "grid": {"k": [PRESETS["demo-weights"].selection.k, 3]}},
+        {"title": "lr", "grid": {"lr": [PRESETS["demo-weights"].config.lr, 0.5]}},
     ]
     spec = parse(small(group=groups), "s")
     assert len(spec.runs) == 3 * 4 == len({run.id for run in spec.runs})
@@ -163,7 +163,7 @@ def test_the_specifications_that_come_along_compare_different_runs(name):
         ({"groop": []}, "cannot have 'groop'"),
         ({"targets": []}, "targets is"),
         ({"seeds": ["1"]}, "seeds is"),
-        ({"preset": "fast"}, "no preset 'fast': use demo, demo-styles, ffhq"),
+        ({"preset": "fast"}, "no preset 'fast': use demo, demo-weights, ffhq"),
         ({"settings": {"learning_rate": 1}}, "cannot have 'learning_rate'"),
         ({"settings": {"batch": 0}}, "batch is 0: give a whole number from 1"),
         ({"settings": {"method": "best"}}, "method is 'best': use one of gradient, w_shift"),
@@ -434,7 +434,7 @@ def test_without_a_judge_clip_alone_measures(models, workbench, tmp_path):
 
 SPEC = """
 generator = "{models}/generator.safetensors"
-preset = "demo"
+preset = "demo-weights"
 clip = "{models}/clip.safetensors"
 targets = ["zombie"]
 [settings]

@@ -57,8 +57,8 @@ class Api:
             carry_over: Whether that may be a domain of styles of another generator of the family.
         Returns:
             pairs: A picture, above the frozen generator, below the adapted one, the same seeds.
-            status: state, step, steps, seconds, eta, loss, terms, layers, before_it (runs that
-                have their turn earlier), message, hints.
+            status: state, step, steps, seconds, eta, loss, terms, way, collapsing (people become
+                alike), layers, before_it (runs that have their turn earlier), message, hints.
             domain_file: At the end, the safetensors file with the changed weights.
         """
         start = None if domain_file is None else check_file("domain_file", domain_file)

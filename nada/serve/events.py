@@ -350,7 +350,7 @@ def _settings(session: Session) -> dict[str, dict]:
     worker = session.service.worker
     preset, generator = worker.preset, worker.models().generator
     values = {name: {"value": value} for name, value in preset.served().items()}
-    layers = preset.config.layers(generator, to_rgb=True)
+    layers = preset.config.chosen_among(generator)
     k = preset.fitted(generator).selection.k
     return {**values, "k": {"maximum": len(layers), "value": k}}
 

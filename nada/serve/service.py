@@ -210,7 +210,7 @@ class Service:
             "threads": torch.get_num_threads(),
             "operations": op.describe(generator.mean_latent.device),
             "torch": torch.__version__,
-            "layers": list(self.worker.preset.config.layers(generator, to_rgb=True)),
+            "layers": list(self.worker.preset.config.chosen_among(generator)),
             "methods": list(SELECTORS),
             "limits": limits(),
             "examples": examples(self.options.base),

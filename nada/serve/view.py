@@ -83,6 +83,7 @@ def status(run: TrainingRun, state: str) -> dict:
         "loss": progress.loss if progress else None,
         "terms": dict(progress.terms) if progress else {},
         "way": progress.way if progress else None,
+        "collapsing": progress.collapsing if progress else False,
         "layers": list(progress.layers) if progress else [],
         "before_it": run.before_it,
         "message": message(run, state),

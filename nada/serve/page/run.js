@@ -35,6 +35,7 @@ function facts(run) {
   if (run.eta !== null) parts.push(`${texts.to_go} ${run.eta.toFixed(0)} s`);
   if (run.loss !== null) parts.push(`${texts.loss} ${run.loss.toFixed(3)}`);
   if (run.way !== null) parts.push(`${texts.way} ${Math.round(100 * run.way)} %`);
+  if (run.collapsing) parts.push(texts.collapsing);
   return make("p", "facts", parts.join(" · "));
 }
 
