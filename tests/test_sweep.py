@@ -90,7 +90,8 @@ def figures_of(result: dict) -> dict:
 
 
 def small(**more) -> dict:
-    return {"targets": ["a b", "c"], "generator": "g", "preset": "demo-weights", "seeds": [1, 2], **more}
+    common = {"generator": "g", "preset": "demo-weights", "seeds": [1, 2]}
+    return {"targets": ["a b", "c"], **common, **more}
 
 
 def test_a_grid_is_every_combination_and_cases_come_after_it():
