@@ -24,7 +24,7 @@ from tests.visitor import Visitor, cards
 
 KEY, OTHER = "0123456789abcdef" * 4, "fedcba9876543210" * 4
 LOOK = ["1-2", 1.0, 1.0, 1.0, 0.7]  # seeds, strength by resolution, truncation
-ENDLESS = {"steps": 2000, "batch": 16, "k": 0}
+ENDLESS = {"steps": 2000, "batch": 16, "k": 0, "parameters": "weights"}  # large domains
 SHORT = {"steps": 4, "k": 2, "batch": 2}
 
 

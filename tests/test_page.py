@@ -258,7 +258,7 @@ def test_an_example_leaves_the_limits_of_the_generator(visit):
     page.get_by_text("face → zombie").click()
     expect(field(page, "Source")).to_have_value("face")
     page.get_by_text("Settings").first.click()
-    expect(page.get_by_label("range slider for Layers k")).to_have_attribute("max", "8")
+    expect(page.get_by_label("range slider for Layers k")).to_have_attribute("max", "5")
 
 
 def test_a_link_restores_the_form(visit):
