@@ -122,7 +122,7 @@ _DEMO = Preset(
 PRESETS = {
     # the styles of the six layers of largest gradient: people stay more themselves, a file is small
     "demo": _DEMO.with_(
-        {"parameters": "styles", "train_to_rgb": True, "style_lr": 0.24, "k": 6, "lr": 0.008}
+        {"parameters": "styles", "train_to_rgb": True, "style_lr": 0.32, "k": 6, "lr": 0.008}
     ),
     "demo-weights": _DEMO,  # all weights: what most of REPORT.md was measured with
     "ffhq": Preset(
