@@ -96,7 +96,7 @@ ROWS = (
     ("lr", "style_lr", "select_every", "to_rgb"),
     ("batch", "seed", "truncation"),
     ("directional", "global_", "in_domain"),
-    ("point", "cap", "reach"),
+    ("point", "cap", "reach", "picture_weight"),
 )
 # names of components, as inputs and outputs of events
 FORM = ("source", "target", *SETTINGS)
@@ -190,7 +190,8 @@ def address_of(request: gr.Request) -> str | None:
 def refusals(service: Service, values: dict) -> list[dict]:
     """For each value of a form whether it can be used: gradio shows why not at its field, and
     does not queue the request."""
-    wrong = service.problem({name: values.get(name) for name in FORM})
+    form = {name: values.get(name) for name in FORM}
+    wrong = service.problem(form, bool(values.get("pictures")))
     return [gr.validate(not wrong or name != wrong.field, str(wrong)) for name in values]
 
 
@@ -293,7 +294,7 @@ def wire_run(on: Callable, parts: dict, events: PageEvents) -> None:
     start(None, [parts[name] for name in LINK], js=asset("link.js"))
     on(start, events.unfold, FORM, ["settings"], queue=False, **UNSEEN)
     on(
-        start, events.train, [*FORM, "start", *DRAWN], RESULT,
+        start, events.train, [*FORM, "start", *DRAWN, "pictures"], RESULT,
         validator=answering(validate, events.choices.sessions), **UNSEEN, **FOLLOW,
     )  # fmt: skip
     on(parts["stop"].click, events.stop, queue=False, **UNSEEN)
@@ -364,6 +365,13 @@ def adapt_part(choices: GeneratorChoices) -> dict:
         with gr.Column(scale=2, min_width=160):
             inputs["adapt"] = gr.Button(words("adapt"), variant="primary", elem_id="adapt")
             inputs["stop"] = gr.Button(words("stop"), elem_id="stop")
+    with gr.Accordion(words("pictures"), open=False, elem_id="pictures-part"):
+        gr.HTML(f'<p class="facts">{words("pictures_note")}</p>')
+        inputs["pictures"] = gr.Gallery(
+            type="filepath", file_types=["image"], sources=["upload", "clipboard"], columns=8,
+            fit_columns=False, height=220, object_fit="cover", show_label=False, buttons=[],
+            interactive=True, elem_id="pictures",
+        )  # fmt: skip
     rows_of = {base: gr.Row(visible=base == first.options.base) for base in choices.bases}
     with gr.Accordion(words("settings"), open=False, elem_id="settings") as folded:
         others = [name for name in SERVED if name not in chain(*ROWS)]
@@ -494,13 +502,13 @@ def labelled(name: str, known: Setting, plain: bool = False) -> dict:
     }
 
 
-def upload(**options) -> gr.File:
+def upload(what: str = "A .safetensors file that an adaptation made.", **options) -> gr.File:
     """A file that an endpoint takes. What is not a file gets a sentence of ours, not gradio's.
 
     No subclass: gradio writes a stub file beside the source of each, wherever that is.
     """
     field = gr.File(**options)
-    words = {"additional_description": "A .safetensors file that an adaptation made."}
+    words = {"additional_description": what}
     info = {**field.api_info(), **words}
     field.api_info, field.data_model = lambda: info, None
     return field
@@ -527,6 +535,8 @@ def api_part(choices: GeneratorChoices) -> None:
         }
         domain, file = upload(label="Domain file"), gr.File(label="Domain file")
         several = upload(label="Domain files", file_count="multiple")
+        pictures = upload("PNG, JPEG, WebP, GIF, BMP or TIFF pictures.", label="Pictures",
+                          file_count="multiple")  # fmt: skip
         seeds, weights = gr.Textbox(SEEDS, label="Seeds"), gr.Textbox("", label="Weights")
         strength = by_resolution(number("strength", STRENGTH, 1.0, True))
         truncation = number("sample_truncation", TRUNCATION, 0.7, True)
@@ -535,7 +545,7 @@ def api_part(choices: GeneratorChoices) -> None:
         now, domain_info, info, forgotten = (
             gr.JSON(label=label) for label in ("Status", "Domain", "Info", "Forgotten")
         )
-        job = {**settings, "domain_file": domain, **carry}
+        job = {**settings, "domain_file": domain, **carry, "pictures": pictures}
         drawing = {"seeds": seeds, "truncation": truncation}
         train = {**FOLLOW, "validator": lambda **values: refusals(service, values)}
         paint, tell = {"concurrency_id": "draw"}, {"concurrency_id": "tell"}

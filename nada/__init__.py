@@ -22,6 +22,7 @@ _MODULES = {
         "GlobalLoss",
         "GuidanceConfig",
         "InDomainLoss",
+        "Target",
         "WeightedSum",
         "build_loss",
         "image_direction",

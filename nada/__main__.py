@@ -44,16 +44,19 @@ from nada.facts import (
     generator_facts,
     measured_facts,
     run_facts,
+    target_name,
     title,
 )
 from nada.film import FPS, frames, visits, write_mp4
 from nada.formats.catalogue import locate
 from nada.formats.files import PlaceError, check_place, free_name, written_whole
 from nada.formats.messages import first_line, json_line, plain, size_text
+from nada.formats.pictures import MOST, read_pictures
 from nada.generator import Generator
+from nada.guidance import Target
 from nada.machine import keep_freed_memory, pick_device, speak_utf8
 from nada.memory import fit_preset
-from nada.presets import PRESETS, SETTINGS, Suited, prepare, preset_for
+from nada.presets import PRESETS, SETTINGS, Preset, Suited, prepare, preset_for
 from nada.prompts import direction_hint, language_hint, reach_hint, unknown_words
 from nada.sample import Grid, parse_seeds, sample_batches, to_images
 from nada.serve.models import Options
@@ -199,7 +202,10 @@ def place(args: argparse.Namespace, default: str, suffixes: Sequence[str]) -> Pa
 def add_adapt(commands) -> None:
     """Options of `adapt`: files and models, and every setting of a run by its flat name."""
     parser = _command(commands, "adapt", run_adapt, "Train a domain and save it as a file.")
-    parser.add_argument("--target", required=True, help="what the pictures shall become")
+    parser.add_argument("--target", default="", help="what the pictures shall become")
+    parser.add_argument("--picture", type=Path, nargs="+", default=[], metavar="FILE",
+                        help=f"pictures of what they shall become, {MOST} at most, alone or beside "
+                        "--target")  # fmt: skip
     parser.add_argument("--source", help="what they are (default: the preset's)")
     _add_out(parser, "domain file to write (default: by the target, a new one each time)")
     parser.add_argument(
@@ -248,7 +254,8 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def run_adapt(args: argparse.Namespace) -> int:
     """Train, show progress, save the domain; also after Ctrl-C, divergence, an error."""
-    suited, out = chosen(args), place(args, file_name(args.target), DOMAIN)
+    suited, target = chosen(args), wanted(args)
+    out = place(args, file_name(target_name(target)), DOMAIN)
     device = pick_device(args.device)
     source = locate(args.generator)
     (frozen, origin), clips = read_generator(source.path), load_clips(suited.clip, device)
@@ -256,16 +263,11 @@ def run_adapt(args: argparse.Namespace) -> int:
     frozen = frozen.to(device)
     preset = suited.preset if args.k is not None else suited.preset.fitted(frozen)
     preset, plan = fit_preset(frozen, clips, preset)
-    loss, select = prepare(clips, args.target, preset)
-    prompts, templates = (preset.source, args.target), preset.guidance.prompt_templates
-    words, language = unknown_words(clips[0], prompts), language_hint(clips, prompts)
-    direction = direction_hint(clips, *prompts, templates)
-    guidance = preset.guidance
-    reach = reach_hint(clips, bool(guidance.lambda_cap or guidance.lambda_point))
-    for note in filter(None, (plan, words, language, direction, reach)):
+    start = blend(frozen, [(_domain(args.start, frozen, args), 1.0)]) if args.start else frozen
+    loss, select = prepare(clips, target, preset, start)
+    for note in filter(None, (plan, *prompt_hints(clips, args.target, preset))):
         print(note, file=sys.stderr)
 
-    start = blend(frozen, [(_domain(args.start, frozen, args), 1.0)]) if args.start else frozen
     trainable = trainable_copy(start, preset.config)
     steps = adapt(start, trainable, loss, preset.config, select)
     with stop_on_signals() as stop:
@@ -273,12 +275,40 @@ def run_adapt(args: argparse.Namespace) -> int:
         if progress is None:
             return status or stop.status
         stop.hold()
-        facts = run_facts(clips, args.target, preset, progress)
+        facts = run_facts(clips, target, preset, progress)
         facts |= generator_facts(source.name, origin)
-        facts |= measures(trainable, clips[0], args.target)
+        facts |= measures(trainable, clips[0], target)
         out = keep(diff(frozen, trainable, facts), out, args.overwrite, stop)
     _say(args.json, f"{progress}\nSaved {out}.", {"out": str(out), "steps_done": progress.step})
     return status or stop.status
+
+
+def wanted(args: argparse.Namespace) -> Target:
+    """What to move to: --target, the pictures, or both.
+
+    Raises:
+        ValueError: neither is given.
+        PictureError: a picture that cannot be used.
+    """
+    if not args.picture:
+        if not args.target:
+            raise ValueError("Say what to move to: give --target TEXT, --picture FILE, or both.")
+        return Target(args.target)
+    pictures = read_pictures(args.picture)
+    return Target(args.target, pictures.images, pictures.digests)
+
+
+def prompt_hints(clips: Sequence[Encoder], target: str, preset: Preset) -> list[str]:
+    """Sentences on prompts, where there are any."""
+    if not target:
+        return []
+    prompts, guidance = (preset.source, target), preset.guidance
+    return [
+        unknown_words(clips[0], prompts),
+        language_hint(clips, prompts),
+        direction_hint(clips, *prompts, guidance.prompt_templates),
+        reach_hint(clips, bool(guidance.lambda_cap or guidance.lambda_point)),
+    ]
 
 
 def chosen(args: argparse.Namespace) -> Suited:
@@ -422,7 +452,7 @@ def stop_on_signals(command: str = "adapt") -> Iterator[Stop]:
         yield stop
 
 
-def measures(trainable: Generator, clip: Encoder, target: str) -> dict[str, float]:
+def measures(trainable: Generator, clip: Encoder, target: str | Target) -> dict[str, float]:
     """`measured_facts`, or none where they cannot be taken: the run counts for more."""
     try:
         facts = measured_facts(trainable, clip, target)

@@ -20,7 +20,7 @@ from nada.delta import Delta, Strength, Weight
 from nada.formats.messages import quote_all
 from nada.formats.recognised import CLIP, DOMAIN, AnotherModelError
 from nada.generator import Generator
-from nada.guidance import prompt_features
+from nada.guidance import Target, goal_of
 from nada.metrics import diversity, quality
 from nada.presets import SETTINGS, Preset
 from nada.sample import sample
@@ -30,12 +30,15 @@ LARGE, TINY = 10_000, 1e-20  # the largest number of a real tensor is far from b
 MEASURED_SEEDS = range(1000, 1016)  # far from the seeds that a page shows
 
 
-def run_facts(clips: Sequence[Encoder], target: str, preset: Preset, progress: Progress) -> dict:
-    """The run that made a domain, as JSON can hold it."""
-    flat = preset.flat()
+def run_facts(
+    clips: Sequence[Encoder], target: str | Target, preset: Preset, progress: Progress
+) -> dict:
+    """The run that made a domain, as JSON can hold it. Of pictures it says how many there were and
+    the sha256 of each file, and nothing of what they show."""
+    flat, target = preset.flat(), Target.of(target)
     return {
         "source": preset.source,
-        "target": target,
+        **target_facts(target),
         "clip": [clip.name for clip in clips],
         "method": preset.selection.method,
         "k": preset.selection.k,
@@ -50,19 +53,32 @@ def run_facts(clips: Sequence[Encoder], target: str, preset: Preset, progress: P
     }
 
 
+def target_facts(target: Target) -> dict:
+    """The words that a domain was made for, and the pictures."""
+    told: dict = {"target": target.words}
+    if target.pictures is not None:
+        told["pictures"] = {"count": len(target.pictures), "sha256": list(target.digests)}
+    return told
+
+
+def target_name(target: str | Target) -> str:
+    """What to call a target: its words, or "3 pictures"."""
+    return _name({"target": target} if isinstance(target, str) else target_facts(target))
+
+
 def generator_facts(name: str, origin: Origin) -> dict:
     """The generator that a domain was made from: its file's name, what of it was taken, and what
     is unusual there."""
     return {"generator": {"name": name, **origin.facts()}}
 
 
-def measured_facts(generator: Generator, clip: Encoder, target: str) -> dict[str, float]:
+def measured_facts(generator: Generator, clip: Encoder, target: str | Target) -> dict[str, float]:
     """Quality and diversity (`nada.metrics`) of 16 images at truncation 0.7, for a card."""
     with torch.no_grad():
         features = clip.encode_image(sample(generator, MEASURED_SEEDS))
-        prompt = prompt_features(clip, target, ("{}",))
+        goal = goal_of(clip, target)[None]
     return {
-        "quality": round(quality(features, prompt), 4),
+        "quality": round(quality(features, goal), 4),
         "diversity": round(diversity(features), 4),
     }
 
@@ -122,7 +138,13 @@ def title(facts: dict) -> str:
 
 
 def _name(part: Mapping) -> str:
-    return part.get("target", "").strip() or _compared(part) or "domain"
+    return part.get("target", "").strip() or _pictured(part) or _compared(part) or "domain"
+
+
+def _pictured(facts: Mapping) -> str:
+    """How many pictures a domain was made for, or ""."""
+    count = facts.get("pictures", {}).get("count", 0)
+    return f"{count} pictures" if count > 1 else "a picture" if count else ""
 
 
 def _compared(facts: dict) -> str:
@@ -139,8 +161,8 @@ def describe(delta: Delta, fits: bool, size: int | None = None) -> dict:
         size: of its file, in bytes.
     """
     facts = delta.metadata
-    names = ("source", "target", "method", "k", "layers", "steps_done", "loss", "quality",
-             "diversity", "seconds", "clip", "started_from", "generator", "compared",
+    names = ("source", "target", "pictures", "method", "k", "layers", "steps_done", "loss",
+             "quality", "diversity", "seconds", "clip", "started_from", "generator", "compared",
              "distilled_from", "carried_from", "family")  # fmt: skip
     config = facts.get("config", {})
     return {

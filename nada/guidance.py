@@ -6,16 +6,16 @@ at it. `build_loss` makes the usual mix. Sections and equations: StyleGAN-NADA, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nada.augment import Augmented
-from nada.clip import Encoder, PromptError, reach_of
+from nada.clip import Encoder, PromptError, check_text, reach_of
 from nada.formats.messages import quote
 from nada.settings import Range, check, setting
 
@@ -118,18 +118,143 @@ def image_direction(clip: Encoder, source_images: Tensor, target_images: Tensor)
     Raises:
         ValueError: the means coincide.
     """
-    with torch.no_grad():
-        direction = _mean_feature(clip, target_images) - _mean_feature(clip, source_images)
-    if direction.norm() < 1e-3:
+    target = Target(pictures=target_images, samples=source_images)
+    return F.normalize(picture_move(clip, target), dim=0)
+
+
+# What a run moves to
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a run moves to: words, pictures of the wanted domain, or both.
+
+    Attributes:
+        words: the prompt; "" for none.
+        pictures: [N, 3, H, W] in [-1, 1]; None for none.
+        digests: sha256 of their files, where they came from files.
+        samples: [M, 3, H, W] in [-1, 1], what the frozen generator shows: where pictures lead away
+            from.
+
+    Raises:
+        PromptError: neither words nor pictures.
+    """
+
+    words: str = ""
+    pictures: Tensor | None = None
+    digests: tuple[str, ...] = ()
+    samples: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.pictures is None:
+            check_text(self.words)
+
+    @classmethod
+    def of(cls, target: "str | Target") -> "Target":
+        """A target as it is, or one of words."""
+        return target if isinstance(target, Target) else cls(target)
+
+    def share(self, weight: float) -> float:
+        """Of the pictures in all, from 0 to 1, if they have this weight and the words 1."""
+        if self.pictures is None:
+            return 0.0
+        return weight / (1 + weight) if self.words.strip() else 1.0
+
+
+class Aim(NamedTuple):
+    """Where a target lies in a CLIP's space, seen from the source.
+
+    Attributes:
+        direction: unit [D].
+        asked: how far along it images should go; None where nobody knows (`reach_of`).
+    """
+
+    direction: Tensor
+    asked: float | None
+
+
+def move_to(
+    clip: Encoder,
+    source: str,
+    target: "str | Target",
+    templates: Sequence[str] = TEMPLATES,
+    picture_weight: float = 1.0,
+) -> Aim:
+    """From the source to a target: the unit directions of its words and of its pictures, weighed,
+    added and made unit again (UniHDA, arXiv 2401.12596).
+
+    How far pictures ask to go is how far their mean lies from the samples'; for words it is what
+    the model's reach makes of their length.
+
+    Raises:
+        PromptError: a prompt cannot be read, both mean the same to this model, or the pictures
+            look like the samples to it.
+        ValueError: there are no samples.
+    """
+    target, parts = Target.of(target), []  # of parts: share, move, how far
+    pictured = target.share(picture_weight)
+    if pictured < 1:
+        move, reach = text_move(clip, source, target.words, templates), reach_of(clip)
+        parts.append((1 - pictured, move, None if reach is None else reach * float(move.norm())))
+    if pictured > 0:
+        move = picture_move(clip, target)
+        parts.append((pictured, move, float(move.norm())))
+    known = [share * asked for share, _, asked in parts if asked is not None]
+    direction = _unit_sum((share, move) for share, move, _ in parts)
+    return Aim(direction, sum(known) if len(known) == len(parts) else None)
+
+
+def picture_move(clip: Encoder, target: Target) -> Tensor:
+    """[D] from the mean of the samples to the mean of the pictures, as it is.
+
+    Raises:
+        PromptError: they coincide.
+        ValueError: there are no samples.
+    """
+    if target.pictures is None or target.samples is None:
         raise ValueError(
-            f"The images look like the generator's own to CLIP model {clip.name}: "
-            "choose images of another domain."
+            "Pictures lead away from what the generator shows: give samples of it beside them."
         )
-    return F.normalize(direction, dim=0)
+    move = mean_feature(clip, target.pictures) - mean_feature(clip, target.samples)
+    if move.norm() < 1e-3:
+        raise PromptError(
+            f"The pictures look like the generator's own to CLIP model {clip.name}: "
+            "choose pictures of another domain."
+        )
+    return move
 
 
-def _mean_feature(clip: Encoder, images: Tensor) -> Tensor:
-    return clip.encode_image(images).mean(dim=0)
+def goal_of(
+    clip: Encoder,
+    target: "str | Target",
+    templates: Sequence[str] = ("{}",),
+    picture_weight: float = 1.0,
+) -> Tensor:
+    """Unit [D], what the adapted images should be near to: the words, the pictures' mean, or both
+    by their weights.
+
+    Raises:
+        PromptError: the words cannot be read.
+    """
+    target, parts = Target.of(target), []
+    pictured = target.share(picture_weight)
+    if pictured < 1:
+        words = prompt_features(clip, target.words, templates).mean(dim=0)
+        parts.append((1 - pictured, words))
+    if target.pictures is not None and pictured > 0:
+        parts.append((pictured, mean_feature(clip, target.pictures)))
+    return _unit_sum(parts)
+
+
+@torch.no_grad()
+def mean_feature(clip: Encoder, images: Tensor) -> Tensor:
+    """[D] of images [N, 3, H, W] in [-1, 1], a few at a time."""
+    return torch.cat([clip.encode_image(part) for part in images.split(8)]).mean(dim=0)
+
+
+def _unit_sum(weighed: Iterable[tuple[float, Tensor]]) -> Tensor:
+    vectors = [share * F.normalize(vector, dim=0) for share, vector in weighed]
+    return F.normalize(torch.stack(vectors).sum(dim=0), dim=0)
 
 
 # Losses
@@ -184,23 +309,28 @@ class DirectionalLoss(FeatureLoss):
 
 
 class GlobalLoss(FeatureLoss):
-    """1 − cos(E(adapted), E(target text)), averaged over the batch (equation 1); in [0, 2].
+    """1 − cos(E(adapted), E(target)), averaged over the batch (equation 1); in [0, 2].
 
     Args:
         clip: E.
-        target: a prompt.
-        templates: what it is put into; the features are averaged and made unit.
+        target: a prompt, or words and pictures.
+        templates, picture_weight: as `goal_of` takes them.
     """
 
-    text: Tensor
+    goal: Tensor
 
-    def __init__(self, clip: Encoder, target: str, templates: Sequence[str] = ("{}",)):
+    def __init__(
+        self,
+        clip: Encoder,
+        target: str | Target,
+        templates: Sequence[str] = ("{}",),
+        picture_weight: float = 1.0,
+    ):
         super().__init__(clip)
-        text = prompt_features(clip, target, templates).mean(dim=0)
-        self.register_buffer("text", F.normalize(text, dim=0))
+        self.register_buffer("goal", goal_of(clip, target, templates, picture_weight))
 
     def compare(self, source: Tensor | None, adapted: Tensor) -> Tensor:
-        return (1 - adapted @ self.text).mean()
+        return (1 - adapted @ self.goal).mean()
 
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]  # needs no source
         """The scalar loss of images [N, 3, H, W] in [-1, 1]."""
@@ -343,6 +473,10 @@ class GuidanceConfig:
         1.0, "Reach", "How far to go, of what the words ask: for the cap and the point loss.",
         range=Range(0.05, 10), place=16, served=Range(0.1, 2.0, 0.05),
     )  # fmt: skip
+    picture_weight: float = setting(
+        1.0, "Picture weight", "Of the pictures beside the words, which have 1.",
+        range=Range(0, 100), place=17, served=Range(0.0, 10.0, 0.05),
+    )  # fmt: skip
     views: int = setting(
         0, "Views", "Randomly changed copies of each image that CLIP sees; 0 for the image itself.",
         range=Range(0, 64),
@@ -367,14 +501,18 @@ class GuidanceConfig:
 
 
 def build_loss(
-    clips: Sequence[Encoder], source: str, target: str, config: GuidanceConfig | None = None
+    clips: Sequence[Encoder],
+    source: str,
+    target: str | Target,
+    config: GuidanceConfig | None = None,
 ) -> WeightedSum | Augmented:
     """The usual loss of (source images, adapted images) for one CLIP model or an ensemble.
 
     Args:
         clips: the models, each once. Their weights count as shares of 1, so that the loss of an
             ensemble has the scale of one model's.
-        source, target: prompts. The global term uses the bare target prompt.
+        source: a prompt, which pictures alone need not.
+        target: a prompt, or words and pictures. The global term uses the bare target prompt.
         config: the weights and the rest; the directional loss alone by default.
 
     Raises:
@@ -397,13 +535,14 @@ def build_loss(
 
 
 def _terms(
-    clip: Encoder, source: str, target: str, config: GuidanceConfig
+    clip: Encoder, source: str, target: str | Target, config: GuidanceConfig
 ) -> dict[str, tuple[float, FeatureLoss]]:
     # The direction is taken in any case: it is what notices a bad or a pointless pair of prompts.
-    move = text_move(clip, source, target, config.prompt_templates)
+    weight = config.picture_weight
+    move = move_to(clip, source, target, config.prompt_templates, weight)
     terms: dict[str, tuple[float, FeatureLoss]] = {
-        "directional": (config.lambda_directional, DirectionalLoss(clip, move)),
-        "global": (config.lambda_global, GlobalLoss(clip, target)),
+        "directional": (config.lambda_directional, DirectionalLoss(clip, move.direction)),
+        "global": (config.lambda_global, GlobalLoss(clip, target, picture_weight=weight)),
         "in_domain": (config.lambda_in_domain, InDomainLoss(clip)),
     }
     terms |= _reach_terms(clip, move, config)
@@ -412,24 +551,24 @@ def _terms(
 
 
 def _reach_terms(
-    clip: Encoder, move: Tensor, config: GuidanceConfig
+    clip: Encoder, move: Aim, config: GuidanceConfig
 ) -> dict[str, tuple[float, FeatureLoss]]:
-    """What needs to know how far the words ask to go; nothing where the model cannot tell."""
-    if (share := reach_of(clip)) is None:
+    """What needs to know how far the target asks to go; nothing where nobody can tell."""
+    if move.asked is None:
         return {}
-    asked = share * move  # [D], what the words ask
-    wanted = config.reach * asked
-    length = float(wanted.norm())
+    length = config.reach * move.asked
     return {
-        "cap": (config.lambda_cap, CapLoss(clip, move, length)),
-        "point": (config.lambda_point, PointLoss(clip, wanted)),
-        # in units of what the words ask, whatever was asked of the run
-        "way": (0.0, WayGone(clip, move, float(asked.norm()))),
+        "cap": (config.lambda_cap, CapLoss(clip, move.direction, length)),
+        "point": (config.lambda_point, PointLoss(clip, length * move.direction)),
+        # in units of what is asked for by the target, whatever was asked of the run
+        "way": (0.0, WayGone(clip, move.direction, move.asked)),
     }
 
 
-def target_loss(clips: Sequence[Encoder], target: str) -> Callable[[Tensor], Tensor]:
+def target_loss(
+    clips: Sequence[Encoder], target: str | Target, picture_weight: float = 1.0
+) -> Callable[[Tensor], Tensor]:
     """The global loss of images for one CLIP model or the mean over an ensemble: what the layer
     selectors take as their objective."""
-    losses = [GlobalLoss(clip, target) for clip in clips]
+    losses = [GlobalLoss(clip, target, picture_weight=picture_weight) for clip in clips]
     return lambda images: cast(Tensor, sum(loss(images) for loss in losses)) / len(losses)

@@ -11,17 +11,21 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from nada.adapt import AdaptConfig, Select
 from nada.augment import Augmented
 from nada.clip import Encoder
 from nada.compute import SynthesisOptions
 from nada.formats.catalogue import CATALOGUE
 from nada.generator import Generator
-from nada.guidance import GuidanceConfig, WeightedSum, build_loss, target_loss
+from nada.guidance import GuidanceConfig, Target, WeightedSum, build_loss, target_loss
 from nada.layers import SELECTION_OPTIONS, SELECTORS, SelectionConfig
+from nada.sample import sample
 from nada.settings import Setting, settings
 
 EXAMPLES = Path(__file__).with_name("examples.json")
+SOURCE_SEEDS = range(2000, 2032)  # of what pictures lead away from
 PARTS = {"config": AdaptConfig, "guidance": GuidanceConfig, "selection": SelectionConfig}
 
 
@@ -153,14 +157,27 @@ def preset_for(source: str, generator: Generator | None = None) -> Suited:
 
 
 def prepare(
-    clips: Sequence[Encoder], target: str, preset: Preset
+    clips: Sequence[Encoder],
+    target: str | Target,
+    preset: Preset,
+    frozen: Generator | None = None,
 ) -> tuple[WeightedSum | Augmented, Select]:
-    """The loss and the selector of a preset for a target prompt, as `adapt` takes them.
+    """The loss and the selector of a preset for a target, as `adapt` takes them.
+
+    Args:
+        clips: the models.
+        target: a prompt, or words and pictures.
+        preset: the settings.
+        frozen: the generator to start from, whose samples pictures lead away from; only they need
+            it.
 
     Raises:
-        PromptError: a prompt cannot be read.
+        PromptError: a prompt cannot be read, or a model sees no difference between the pictures and
+            the samples.
     """
-    config = preset.config
+    config, target = preset.config, Target.of(target)
+    if target.pictures is not None and target.samples is None and frozen is not None:
+        target = replace(target, samples=_shown(frozen, config))
     options = SynthesisOptions(
         min(SELECTION_OPTIONS.micro_batch, config.micro_batch or config.batch),
         config.precision,
@@ -169,13 +186,18 @@ def prepare(
     )
     select = partial(
         SELECTORS[preset.selection.method],
-        objective=target_loss(clips, target),
+        objective=target_loss(clips, target, preset.guidance.picture_weight),
         k=preset.selection.k,
         options=options,
     )
     if preset.selection.method == "gradient":  # of what trains
         select.keywords["parameters"] = config.parameters
     return build_loss(clips, preset.source, target, preset.guidance), select
+
+
+def _shown(frozen: Generator, config: AdaptConfig) -> Tensor:
+    """What the generator shows, as varied as it will be trained."""
+    return sample(frozen, SOURCE_SEEDS, config.truncation_psi, precision=config.precision)
 
 
 # Prompts to start from

@@ -40,7 +40,8 @@ def test_the_names_that_scripts_rely_on(client):
     }
     job = (
         "source target steps k select_every seed batch lr directional global_ in_domain truncation "
-        "method to_rgb parameters style_lr cap point reach domain_file carry_over".split(),
+        "method to_rgb parameters style_lr cap point reach picture_weight "
+        "domain_file carry_over pictures".split(),
         ["Pairs", "Status", "Domain file"],
     )
     assert names == {
@@ -320,6 +321,54 @@ def test_blends_are_the_librarys(client, server):
     torch.testing.assert_close(again, sample(expected, [1], 0.6), rtol=0, atol=1e-4)
     _, halves = client.predict(domain_files=given["domain_files"], api_name="/blend")
     assert [part["weight"] for part in Delta.load(halves).metadata["blend"]] == [0.5, 0.5]
+
+
+@pytest.fixture
+def painted(tmp_path):
+    """Files of three pictures of one kind."""
+    files = [tmp_path / f"{name}.png" for name in ("rose", "poppy", "cherry")]
+    for file, colour in zip(files, ("crimson", "red", "darkred")):
+        Image.new("RGB", (40, 30), colour).save(file)
+    return [handle_file(file) for file in files]
+
+
+def test_pictures_alone_are_a_target(client, painted):
+    _, status, file = adapt(client, target="", pictures=painted)
+    assert status["state"] == "finished" and 0 < status["way"] < 2
+    delta = Delta.load(file)
+    assert delta.metadata["target"] == "" and delta.metadata["pictures"]["count"] == 3
+    assert {len(digest) for digest in delta.metadata["pictures"]["sha256"]} == {64}
+    assert Path(file).name == "3-pictures.safetensors"
+    told = client.predict(domain_file=handle_file(file), api_name="/domain")
+    assert told["title"] == "3 pictures" and told["pictures"]["count"] == 3
+    other = adapt(client, target="", pictures=painted[:1])[2]
+    assert not equal(Delta.load(other).tensors, delta.tensors)
+
+
+def test_pictures_stand_beside_words_with_a_weight(client, painted):
+    files = {
+        weight: adapt(client, pictures=painted, picture_weight=weight)[2] for weight in (0.0, 2.0)
+    }
+    deltas = {weight: Delta.load(file) for weight, file in files.items()}
+    assert deltas[2.0].metadata["target"] == "pencil sketch"
+    assert deltas[2.0].metadata["guidance"]["picture_weight"] == 2.0
+    assert equal(deltas[0.0].tensors, Delta.load(adapt(client)[2]).tensors)
+    assert not equal(deltas[0.0].tensors, deltas[2.0].tensors)
+
+
+def test_a_bad_picture_is_named_and_costs_nothing(client, painted, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    bad = handle_file(tmp_path / "bad.png")
+    for given, sentence in (
+        ([*painted, bad], "“bad.png” is no picture: give a PNG"),
+        (painted * 6, "Got 18 pictures: give 1 to 16"),
+        ("https://example.com/a.png", "Pictures are .*; upload a picture"),
+        ([{"path": "/etc/passwd"}], "Pictures are .*; upload a picture"),
+    ):
+        with pytest.raises(Exception, match=sentence):
+            adapt(client, target="", pictures=given)
+    with pytest.raises(Exception, match="The prompt is empty"):
+        adapt(client, target="", pictures=[])
 
 
 def test_a_domain_of_styles_is_carried_over_when_asked(client, server, tmp_path):

@@ -16,6 +16,8 @@ from nada.guidance import (
     GuidanceConfig,
     InDomainLoss,
     PointLoss,
+    Target,
+    WayGone,
     WeightedSum,
     build_loss,
     image_direction,
@@ -134,8 +136,80 @@ def test_direction_from_pictures_points_from_one_mean_to_the_other(clip_tiny):
     direction = image_direction(clip_tiny, source, target)
     means = [clip_tiny.encode_image(images).mean(dim=0) for images in (source, target)]
     torch.testing.assert_close(direction, F.normalize(means[1] - means[0], dim=0))
-    with pytest.raises(ValueError, match="choose images of another domain"):
+    with pytest.raises(ValueError, match="choose pictures of another domain"):
         image_direction(clip_tiny, source, source)
+
+
+# Pictures as targets
+
+
+@pytest.fixture
+def pictures():
+    """Pictures and samples that CLIP tells apart, [3, ...] and [6, ...]."""
+    random = torch.Generator().manual_seed(0)
+    samples = torch.rand(6, 3, 24, 24, generator=random)
+    target = torch.rand(3, 3, 20, 28, generator=random) * torch.tensor([1.0, -1, -1]).view(3, 1, 1)
+    return Target(pictures=target, samples=samples)
+
+
+def directions(clips, source, target, config=None):
+    return [loss.direction for loss in build_loss(clips, source, target, config).losses]
+
+
+def test_words_as_a_target_are_the_prompt(clip_tiny):
+    config = GuidanceConfig(lambda_global=1.0)
+    one, other = (build_loss([clip_tiny], "photo", t, config) for t in ("zombie", Target("zombie")))
+    images = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    assert one(*images) == other(*images)
+
+
+def test_pictures_alone_need_no_words_and_lead_from_the_samples(clip_tiny, pictures):
+    direction, _ = directions([clip_tiny], "", pictures)  # the other term tells the way
+    expected = image_direction(clip_tiny, pictures.samples, pictures.pictures)
+    torch.testing.assert_close(direction, expected)
+    goal = target_loss([clip_tiny], pictures)
+    mean = F.normalize(clip_tiny.encode_image(pictures.pictures).mean(dim=0), dim=0)
+    images = torch.rand(2, 3, 16, 16)
+    expected = 1 - (clip_tiny.encode_image(images) @ mean).mean()
+    torch.testing.assert_close(goal(images), expected)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
+def test_words_and_pictures_are_weighed_as_unit_directions(clip_tiny, pictures, weight):
+    both = dataclasses.replace(pictures, words="zombie")
+    config = GuidanceConfig(picture_weight=weight)
+    (direction,) = directions([clip_tiny], "photo", both, config)
+    words = text_direction(clip_tiny, "photo", "zombie")
+    shown = image_direction(clip_tiny, both.samples, both.pictures)
+    torch.testing.assert_close(direction, F.normalize(words + weight * shown, dim=0))
+
+
+def test_how_far_pictures_ask_to_go_is_known(clip_tiny, pictures):
+    """Of images that go where they lie, on average, the whole way is gone."""
+    config = GuidanceConfig(lambda_cap=1.0)
+    terms = dict(
+        zip(("directional", "cap", "way"), build_loss([clip_tiny], "", pictures, config).losses)
+    )
+    assert isinstance(terms["way"], WayGone) and isinstance(terms["cap"], CapLoss)
+    source = clip_tiny.encode_image(pictures.samples)[:3]
+    move = clip_tiny.encode_image(pictures.pictures).mean(dim=0) - clip_tiny.encode_image(
+        pictures.samples
+    ).mean(dim=0)
+    assert terms["way"].compare(source, source + move).item() == pytest.approx(1, abs=1e-5)
+    assert terms["cap"].compare(source, source + move).item() == pytest.approx(0, abs=1e-9)
+    both = dataclasses.replace(pictures, words="zombie")
+    told = build_loss([clip_tiny], "photo", both, config).weights
+    assert "way" not in told  # nobody knows how far this model's words reach
+
+
+def test_pictures_that_lead_nowhere_get_a_sentence(clip_tiny, pictures):
+    same = dataclasses.replace(pictures, pictures=pictures.samples)
+    with pytest.raises(PromptError, match="look like the generator's own to CLIP model tiny"):
+        build_loss([clip_tiny], "", same)
+    with pytest.raises(ValueError, match="give samples"):
+        build_loss([clip_tiny], "", Target(pictures=pictures.pictures))
+    with pytest.raises(PromptError, match="The prompt is empty"):
+        Target(" ")
 
 
 # Terms and their sum

@@ -19,6 +19,7 @@ from nada.clip import PromptError
 from nada.delta import Delta, DeltaError, blend
 from nada.facts import measured_facts
 from nada.generator import Generator
+from nada.guidance import Target
 from nada.memory import TooLittleMemory, estimate, plans
 from nada.sample import ImageError, sample
 from nada.serve.jobs import Job, StopFile, train
@@ -59,6 +60,16 @@ def test_a_run_leaves_a_domain_that_draws_what_it_showed(start, models):
     source = sample(models.generator, CONFIG.preview_seeds, CONFIG.preview_psi)
     assert torch.equal(run.before, source) and not torch.equal(run.after, source)
     assert fingerprint(models.generator) == before
+
+
+def test_a_run_towards_pictures_keeps_none_of_them(start, models):
+    colours = torch.rand(2, 3, 1, 1).expand(-1, -1, 20, 20)
+    run = finished(start(replace(JOB, target=Target("", colours, ("a", "b")))))
+    assert run.state == "finished" and run.job.target == "2 pictures"
+    told = Delta.load(run.domain).metadata
+    assert told["pictures"] == {"count": 2, "sha256": ["a", "b"]} and told["target"] == ""
+    assert run.domain.name == "2-pictures.safetensors"
+    pickle.loads(pickle.dumps(replace(JOB, target=Target("", colours))))  # for another process
 
 
 def test_a_stopped_run_keeps_what_it_has(start, models):

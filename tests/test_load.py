@@ -114,7 +114,9 @@ class Visitor:
     def train(self, **settings) -> None:
         """Start a run, which is kept when it ends, and go on."""
         run = {**RUN, **settings}
-        self.join("train", "photo", run.pop("target", "zombie"), *run.values(), "", "1-2", 0.7)
+        self.join(
+            "train", "photo", run.pop("target", "zombie"), *run.values(), "", "1-2", 0.7, None
+        )
 
     def leave(self) -> None:
         if self.line:
@@ -401,9 +403,9 @@ def settled(server) -> dict[str, int]:
 def one_run(server, number):
     visitor = Visitor(server, is_there=True)
     if number % 3:
-        assert '"finished"' in visitor.tell("adapt_once", *SCRIPT_RUN.values(), None, False)
+        assert '"finished"' in visitor.tell("adapt_once", *SCRIPT_RUN.values(), None, False, None)
     else:
-        visitor.join("adapt", *{**SCRIPT_RUN, "steps": 2000}.values(), None, False)
+        visitor.join("adapt", *{**SCRIPT_RUN, "steps": 2000}.values(), None, False, None)
         wait_for(lambda: visitor.info()["runs"]["training"])
     visitor.leave()
     if not number % 3:

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+from itertools import combinations
 from pathlib import Path
 
 import av
@@ -68,6 +69,36 @@ def test_adapt_writes_a_domain_that_the_base_takes(models, tmp_path, capsys):
     assert delta.metadata["target"] == "sketch" and delta.metadata["source"] == "photo"
     assert delta.metadata["steps_done"] == 3 and delta.metadata["config"]["batch"] == 2
     assert not torch.equal(sample(blend(base, [(delta, 1.0)]), [0]), sample(base, [0]))
+
+
+def test_pictures_are_a_target_alone_or_beside_words(models, tmp_path, capsys):
+    files = [tmp_path / f"{name}.png" for name in ("red", "crimson")]
+    for file in files:
+        Image.new("RGB", (40, 30), file.stem).save(file)
+    tensors = {}
+    for name, given in {
+        "alone": ["--picture", *files],
+        "beside": ["--picture", *files, "--target", "sketch"],
+        "lightly": ["--picture", *files, "--target", "sketch", "--picture-weight", "0.1"],
+        "words": ["--target", "sketch"],
+    }.items():
+        out = tmp_path / f"{name}.safetensors"
+        assert main(["adapt", *models, *FAST, *map(str, given), "--out", str(out)]) == 0
+        delta = Delta.load(out)
+        tensors[name] = delta.tensors
+        assert delta.metadata.get("pictures", {}).get("count", 0) == (0 if name == "words" else 2)
+    assert not any(equal(tensors[one], tensors[two]) for one, two in combinations(tensors, 2))
+    main(["domain", str(tmp_path / "alone.safetensors")])
+    assert "title: 2 pictures" in capsys.readouterr().out
+
+
+def test_a_bad_picture_is_told_before_anything_is_loaded(tmp_path, capsys):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    given = ["adapt", "--generator", "nowhere.pt", "--picture", str(tmp_path / "bad.png")]
+    assert main(given) != 0
+    assert "“bad.png” is no picture" in capsys.readouterr().err
+    assert main(["adapt"]) != 0
+    assert "give --target TEXT, --picture FILE, or both" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_domain(models, tmp_path, capsys):
@@ -265,7 +296,6 @@ def test_bad_input_gets_a_sentence(models, tmp_path, monkeypatch, capsys, argume
     "arguments, complaint",
     [
         ([], "required: COMMAND"),
-        (["adapt"], "required: --target"),
         (["adapt", "--target", "a", "--steps", "many"], "invalid int value: 'many'"),
         (["adapt", "--target", "a", "--method", "luck"], "invalid choice: 'luck'"),
         (["sample", "--seeds", "7-3"], "write 3-7"),

@@ -1,10 +1,12 @@
 """The page as people use it: in Chromium, at the width of a desk and of a phone."""
 
+import base64
 import re
 import time
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import expect
 
 from nada.checkpoint import fingerprint, load_generator
@@ -15,6 +17,7 @@ from tests.page import (
     PAUSE,
     WIDTHS,
     adapt,
+    begin,
     button,
     changes,
     field,
@@ -347,6 +350,62 @@ def test_a_file_that_cannot_be_used_gets_a_sentence(visit, tmp_path):
         load(page, path)
         expect(page.get_by_text(sentence)).to_be_visible()
         expect(page.locator(".card")).to_have_count(1)
+
+
+DROP = """
+(zone, [name, data]) => {
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0)), moved = new DataTransfer();
+  moved.items.add(new File([bytes], name, {type: "image/png"}));
+  zone.dispatchEvent(new DragEvent("drop", {dataTransfer: moved, bubbles: true, cancelable: true}));
+}
+"""
+COPY = """
+(data) => {
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  const blob = new Blob([bytes], {type: "image/png"});
+  return navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
+}
+"""
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_pictures_are_dropped_pasted_removed_and_trained_towards(visit, width, tmp_path):
+    page = visit(width, permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_text("Pictures of the target").click()
+    shown = page.locator("#pictures .thumbnail-lg img, #pictures .thumbnail-item img")
+    page.wait_for_timeout(PAUSE)
+    files = {}
+    for name in ("red", "crimson", "darkred"):
+        Image.new("RGB", (40, 30), name).save(tmp_path / f"{name}.png")
+        files[name] = base64.b64encode((tmp_path / f"{name}.png").read_bytes()).decode()
+    zone = page.get_by_label("Click to upload or drop files")
+    zone.evaluate(DROP, ["red.png", files["red"]])
+    expect(shown).to_have_count(1)
+    page.evaluate(COPY, files["crimson"])
+    page.get_by_label("Paste from Clipboard").click()
+    expect(shown).to_have_count(2)
+    page.locator("#pictures input[type=file]").first.set_input_files(tmp_path / "darkred.png")
+    expect(shown).to_have_count(3)
+    page.locator("#pictures").get_by_label("Delete image").first.click()
+    expect(shown).to_have_count(2)
+    assert fits(page)
+    field(page, "Target").fill("")
+    begin(page, 2)
+    expect(page.locator(".run.finished")).to_contain_text("Done: step 2/2")
+    expect(page.locator(".card")).to_contain_text("photo → 2 pictures")
+    shoot(page, "pictures", tmp_path)
+
+    page.locator("#pictures").get_by_label("Clear").click()
+    expect(shown).to_have_count(0)
+    page.locator("#adapt").click()
+    expect(page.locator("#target").get_by_text("The prompt is empty")).to_be_visible()
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    page.locator("#pictures input[type=file]").first.set_input_files(tmp_path / "bad.png")
+    expect(shown).to_have_count(1)
+    page.locator("#adapt").click()
+    expect(page.get_by_text("“bad.png” is no picture")).to_be_visible()
+    expect(page.locator(".card")).to_have_count(1)
+    page.wrong[:] = [said for said in page.wrong if "status of 422" not in said]  # the refusals
 
 
 def test_a_domain_of_styles_is_carried_over_with_a_tick(page, server, tmp_path):

@@ -65,7 +65,7 @@ class Visitor:
 
         def follow() -> None:
             try:
-                self.messages += self.follow("train", *values, "", "1-2", 0.7)
+                self.messages += self.follow("train", *values, "", "1-2", 0.7, None)
             except OSError:  # the server has ended
                 pass
 

@@ -30,6 +30,7 @@ KINDS = {
         "after": float,
         "explained": float,
     },
+    "pictures": {"count": int, "sha256": [str]},
     "clip": [str],
     "layers": [str],
     "config": {"seed": int, "batch": int, "lr": float},

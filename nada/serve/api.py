@@ -46,7 +46,9 @@ class Api:
         self.service, self.sessions = service, sessions
 
     @_documented
-    def adapt(self, session: Session, domain_file=None, carry_over=False, **settings):
+    def adapt(
+        self, session: Session, domain_file=None, carry_over=False, pictures=None, **settings
+    ):
         """Train the generator towards the target prompt and stream how it goes.
 
         Parameters:
@@ -55,6 +57,7 @@ class Api:
             {settings}
             domain_file: A domain to go on from; none for the generator itself.
             carry_over: Whether that may be a domain of styles of another generator of the family.
+            pictures: Of what it should show, 1 to 16 files; then target may be "".
         Returns:
             pairs: A picture, above the frozen generator, below the adapted one, the same seeds.
             status: state, step, steps, seconds, eta, loss, terms, way, collapsing (people become
@@ -65,7 +68,7 @@ class Api:
         if check_flag("carry_over", CARRY_OVER, carry_over) and start is not None:
             carried = self.service.uploaded("domain_file", domain_file, carry_over)
             carried.save(start := session.shown(file_name(title(carried.metadata))))
-        job, hints = self.service.job(settings, start), self.service.hints(settings)
+        job, hints = self.service.job(settings, start, pictures), self.service.hints(settings)
         run, drawn, grid = session.train(job, self.service, hints, keep=False), None, None
         try:
             for state in run.follow():
@@ -79,8 +82,10 @@ class Api:
             run.stop.set()
             run.let_go_of_images()
 
-    def adapt_once(self, session: Session, domain_file=None, carry_over=False, **settings):
-        *_, last = self.adapt(session, domain_file, carry_over, **settings)
+    def adapt_once(
+        self, session: Session, domain_file=None, carry_over=False, pictures=None, **settings
+    ):
+        *_, last = self.adapt(session, domain_file, carry_over, pictures, **settings)
         return last
 
     adapt_once.__doc__ = adapt.__doc__ and adapt.__doc__.replace(

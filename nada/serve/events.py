@@ -157,10 +157,10 @@ class PageEvents:
         }
 
     def train(
-        self, session: Session, start, seeds, sample_truncation, **settings
+        self, session: Session, start, seeds, sample_truncation, pictures=None, **settings
     ) -> Iterator[dict]:
         """A run, from its place in the line to its end."""
-        job = session.job(settings, start, seeds, sample_truncation)
+        job = session.job(settings, start, seeds, sample_truncation, pictures)
         session.train(job, hints=session.service.hints(settings))
         yield from self.watch(session)
 

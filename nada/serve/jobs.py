@@ -24,9 +24,10 @@ from torch import Tensor
 
 from nada.adapt import DivergedError, Progress, adapt, trainable_copy
 from nada.delta import Delta, DeltaError, blend, diff
-from nada.facts import file_name, measured_facts, run_facts
+from nada.facts import file_name, measured_facts, run_facts, target_name, title
 from nada.formats.files import check_place
 from nada.generator import Generator
+from nada.guidance import Target
 from nada.machine import give_back_memory
 from nada.memory import fit_preset
 from nada.presets import Preset, prepare
@@ -55,14 +56,19 @@ class Job:
     """What to adapt to, and with which settings.
 
     Args:
-        target: the target prompt.
+        target: the target prompt, or words and pictures.
         preset: the source prompt and all settings.
         start: a domain of the same generator to go on from; None for the generator itself.
     """
 
-    target: str
+    target: str | Target
     preset: Preset
     start: Path | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Of the domain."""
+        return file_name(target_name(self.target))
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def train(
         job, config = replace(job, preset=preset), preset.config
         before = _preview(base, job)
         start = base if job.start is None else blend(base, [(Delta.load(job.start), 1.0)])
-        loss, select = prepare(models.clips, job.target, job.preset)
+        loss, select = prepare(models.clips, job.target, job.preset, start)
         trainable = trainable_copy(start, config)
     yield TrainingEvent(before, before if start is base else _preview(trainable, job), plan=plan)
     progress, end, error = None, "finished", None
@@ -192,7 +198,7 @@ def _delta(
     """The domain as it is, with the facts that a card shows."""
     facts = run_facts(models.clips, job.target, job.preset, progress) | models.facts
     if job.start is not None:
-        facts["started_from"] = Delta.load(job.start).metadata.get("target", "")
+        facts["started_from"] = title(Delta.load(job.start).metadata)
     if measured:
         facts |= measured_facts(trainable, models.clips[0], job.target)
     return diff(base, trainable, facts)
@@ -238,7 +244,7 @@ class TrainingRun:
         hints: Sequence[str] = (),
         last: Callable[["TrainingRun"], object] = lambda run: None,
     ):
-        _make(folder, file_name(job.target))
+        _make(folder, job.file_name)
         if job.start is not None and job.start.exists():  # it may be removed while the run needs it
             job = replace(job, start=linked(job.start, folder / job.start.name))
         self.job = job
@@ -334,6 +340,7 @@ class TrainingRun:
         except Exception as error:  # readers of the run must learn of it, whatever it is
             self.end, self.error = "failed", error
         del event, events  # and with them all that the training used
+        self.job = replace(self.job, target=target_name(self.job.target))  # no pictures stay here
         for error in filter(None, (self.error, self.error and self.error.__cause__)):
             traceback.clear_frames(error.__traceback__)  # they hold tensors
         self._finish()
@@ -375,7 +382,7 @@ class TrainingRun:
         Raises:
             DiskFull: there is none.
         """
-        path = self.folder / f"{step:05d}" / file_name(self.job.target)
+        path = self.folder / f"{step:05d}" / self.job.file_name
         written = self._write(delta, path)
         if last and not written:
             self.drop_earlier()

@@ -19,6 +19,7 @@ from nada.clip import known_words, unknown_words
 from nada.delta import STYLES, Delta, blend, carry_over, check_fits, diff, fits
 from nada.facts import blend_facts, describe
 from nada.formats.messages import quote
+from nada.guidance import Target
 from nada.layers import SELECTORS
 from nada.presets import SERVED, examples
 from nada.prompts import FILLERS
@@ -39,6 +40,7 @@ from nada.serve.validate import (
     check_flag,
     check_job,
     check_number,
+    check_pictures,
     check_seeds,
     check_strength,
     check_weights,
@@ -70,11 +72,15 @@ class Service:
 
     # Runs
 
-    def problem(self, settings: dict) -> BadInput | None:
-        """What is wrong with the settings of a run, if the models are there to check them."""
+    def problem(self, settings: dict, pictured: bool = False) -> BadInput | None:
+        """What is wrong with the settings of a run, if the models are there to check them.
+
+        Args:
+            settings, pictured: as `nada.serve.validate.check_job` takes them.
+        """
         try:
             if self.worker.is_ready:
-                check_job(self.worker.models(), self.worker.preset, settings)
+                check_job(self.worker.models(), self.worker.preset, settings, pictured)
         except BadInput as error:
             return error
         return None
@@ -94,9 +100,18 @@ class Service:
         unknown = [unknown_words(clip, text[:1000]) for text in prompts if isinstance(text, str)]
         return sorted((known_words(clip) or frozenset()) - FILLERS) if any(unknown) else []
 
-    def job(self, settings: dict, start: Path | None = None) -> Job:
-        """What the settings of a run describe; `start` is a domain file to go on from."""
-        job = check_job(self.worker.models(), self.worker.preset, settings)
+    def job(self, settings: dict, start: Path | None = None, pictures=None) -> Job:
+        """What the settings of a run describe.
+
+        Args:
+            settings: as `nada.serve.validate.check_job` takes them.
+            start: a domain file to go on from.
+            pictures: uploads, as `nada.serve.validate.check_pictures` takes them.
+        """
+        read = check_pictures("pictures", pictures)
+        job = check_job(self.worker.models(), self.worker.preset, settings, bool(read))
+        if read:
+            job = replace(job, target=Target(str(job.target), *read))
         if start is not None:
             self.check_fits(Delta.load(start))
         return replace(job, start=start)

@@ -196,7 +196,7 @@ class Session:
 
     # Runs
 
-    def job(self, settings: dict, start, seeds, truncation) -> Job:
+    def job(self, settings: dict, start, seeds, truncation, pictures=None) -> Job:
         """What to train, with previews of what is looked at where that can be drawn.
 
         Args:
@@ -204,8 +204,10 @@ class Session:
             start: the id of a kept domain to go on from; "" for the generator itself.
             seeds: of the previews, as text.
             truncation: of the previews.
+            pictures: of the target, uploads.
         """
-        job = self.service.job(settings, None if start == "" else self._kept(start).path)
+        start = None if start == "" else self._kept(start).path
+        job = self.service.job(settings, start, pictures)
         try:
             shown = check_seeds(seeds)[:SHOWN]
             truncation = check_number("truncation", TRUNCATION, truncation)

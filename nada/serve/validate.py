@@ -12,6 +12,7 @@ from nada.adapt import DivergedError
 from nada.clip import Encoder, PromptError, known_words, reach_of, unknown_words
 from nada.delta import BANDS, Delta, DeltaError, Strength, Weight
 from nada.formats.messages import plain, quote, quote_all
+from nada.formats.pictures import PictureError, Pictures, read_pictures
 from nada.memory import TooLittleMemory
 from nada.presets import SERVED, Preset
 from nada.prompts import FILLERS
@@ -125,19 +126,22 @@ def check_setting(name: str, value):
     return value
 
 
-def check_job(models: ServedModels, base: Preset, settings: dict) -> Job:
+def check_job(models: ServedModels, base: Preset, settings: dict, pictured: bool = False) -> Job:
     """The job that the settings of `/adapt` describe.
 
     Args:
         base: the preset of the generator, whose own k fits itself to the generator.
         settings: source, target and the names of SERVED; all may hold anything.
+        pictured: whether there are pictures of the target, so that its words may be left out.
 
     Raises:
         BadInput: for the first setting that cannot be used.
     """
-    for name in ("source", "target"):
+    names = ("source",) if pictured and not settings["target"] else ("source", "target")
+    for name in names:
         check_prompt(models.clips, name, settings[name])
-    source, target = (" ".join(plain(settings[name]).split()) for name in ("source", "target"))
+    spoken = (plain(settings[name] or "") for name in ("source", "target"))
+    source, target = (" ".join(text.split()) for text in spoken)
     if source.casefold() == target.casefold():
         raise BadInput("target", "Source and target are the same: say how they should differ.")
     checked = {name: check_setting(name, settings[name]) for name in SERVED}
@@ -175,6 +179,22 @@ def check_prompt(clips: Sequence[Encoder], field: str, prompt) -> None:
         )
 
 
+def check_pictures(field: str, uploads) -> Pictures | None:
+    """The pictures of uploads, as the API or the page's gallery has them; None for none.
+
+    Raises:
+        BadInput: what was given is no list of uploads, or one cannot be used, which is named.
+    """
+    if uploads is None or uploads == []:
+        return None
+    many = uploads if isinstance(uploads, list) else [uploads]
+    many = [one.get("image", one) if isinstance(one, dict) else one for one in many]
+    try:
+        return read_pictures([stored(field, one, "Pictures", "a picture") for one in many])
+    except PictureError as error:
+        raise BadInput(field, str(error)) from error
+
+
 def check_seeds(text) -> list[int]:
     """The seeds of "1-8" or "3, 7, 20-22"; BadInput unless they are 1 to MAX_SAMPLES numbers."""
     if not isinstance(text, (str, int)) or isinstance(text, bool):
@@ -186,14 +206,20 @@ def check_seeds(text) -> list[int]:
 
 
 def check_file(field: str, upload) -> Path:
-    """The path of an uploaded file as the server has stored it; BadInput if it is not.
+    """The path of an uploaded domain file as the server has stored it; BadInput if it is not."""
+    return stored(field, upload, "The domain file", "a .safetensors file")
+
+
+def stored(field: str, upload, what: str, wanted: str) -> Path:
+    """The path of an upload; BadInput if it is none.
 
     Only what is marked as an upload is one: of those the server has checked that they lie where
     uploads do. Any other path is a stranger's.
     """
-    stored = isinstance(upload, dict) and upload.get("meta") == {"_type": "gradio.FileData"}
-    if not stored or not isinstance(upload.get("path"), str):
-        raise BadInput(field, f"The domain file is {quote(upload)}; upload a .safetensors file.")
+    marked = isinstance(upload, dict) and upload.get("meta") == {"_type": "gradio.FileData"}
+    if not marked or not isinstance(upload.get("path"), str):
+        verb = "are" if what.endswith("s") else "is"
+        raise BadInput(field, f"{what} {verb} {quote(upload)}; upload {wanted}.")
     return Path(upload["path"])
 
 
