@@ -62,7 +62,7 @@ BLOCKS = {  # page: {a block's first line: what it is}
         ),
     },
     "nada/experiments/README.md": {
-        "python -m nada sweep selection loss optimiser collapse cheaper "
+        "python -m nada sweep selection loss optimiser collapse cheaper styles enough "
         "--out build/sweeps/all --jobs 2": COMMANDS,
     },
     "nada/serve/README.md": {
