@@ -202,7 +202,7 @@ def place(args: argparse.Namespace, default: str, suffixes: Sequence[str]) -> Pa
 def add_adapt(commands) -> None:
     """Options of `adapt`: files and models, and every setting of a run by its flat name."""
     parser = _command(commands, "adapt", run_adapt, "Train a domain and save it as a file.")
-    parser.add_argument("--target", default="", help="what the pictures shall become")
+    parser.add_argument("--target", help="what the pictures shall become")
     parser.add_argument("--picture", type=Path, nargs="+", default=[], metavar="FILE",
                         help=f"pictures of what they shall become, {MOST} at most, alone or beside "
                         "--target")  # fmt: skip
@@ -265,7 +265,7 @@ def run_adapt(args: argparse.Namespace) -> int:
     preset, plan = fit_preset(frozen, clips, preset)
     start = blend(frozen, [(_domain(args.start, frozen, args), 1.0)]) if args.start else frozen
     loss, select = prepare(clips, target, preset, start)
-    for note in filter(None, (plan, *prompt_hints(clips, args.target, preset))):
+    for note in filter(None, (plan, *prompt_hints(clips, target.words, preset))):
         print(note, file=sys.stderr)
 
     trainable = trainable_copy(start, preset.config)
@@ -291,11 +291,10 @@ def wanted(args: argparse.Namespace) -> Target:
         PictureError: a picture that cannot be used.
     """
     if not args.picture:
-        if not args.target:
+        if args.target is None:
             raise ValueError("Say what to move to: give --target TEXT, --picture FILE, or both.")
         return Target(args.target)
-    pictures = read_pictures(args.picture)
-    return Target(args.target, pictures.images, pictures.digests)
+    return Target(args.target or "", *read_pictures(args.picture))
 
 
 def prompt_hints(clips: Sequence[Encoder], target: str, preset: Preset) -> list[str]:
