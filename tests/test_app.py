@@ -407,7 +407,8 @@ def test_files_of_the_server_are_out_of_reach(client, server):
 
 VALUES = (None, "\x00", "x" * 20_000, -1, 1e308, [["a"]], {}, {"path": 7},
           {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}})  # fmt: skip
-FITTING = {"domain_file": (None,)}  # of VALUES, those that are what the parameter takes
+# of VALUES, those that are what the parameter takes
+FITTING = {"domain_file": (None,), "pictures": (None,)}
 
 
 def bad_bodies(client):
