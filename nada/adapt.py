@@ -69,7 +69,7 @@ class AdaptConfig:
     )  # fmt: skip
     parameters: str = setting(
         "weights", "What trains", "Of the chosen layers: weights, all of them; styles, one offset "
-        "for each channel, a file of kilobytes, people stay themselves; or both.",
+        "for each channel, a file of kilobytes; or both.",
         choices=PARAMETERS, place=12,
     )  # fmt: skip
     style_lr: float = setting(

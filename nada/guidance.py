@@ -539,29 +539,29 @@ def _terms(
 ) -> dict[str, tuple[float, FeatureLoss]]:
     # The direction is taken in any case: it is what notices a bad or a pointless pair of prompts.
     weight = config.picture_weight
-    move = move_to(clip, source, target, config.prompt_templates, weight)
+    aim = move_to(clip, source, target, config.prompt_templates, weight)
     terms: dict[str, tuple[float, FeatureLoss]] = {
-        "directional": (config.lambda_directional, DirectionalLoss(clip, move.direction)),
+        "directional": (config.lambda_directional, DirectionalLoss(clip, aim.direction)),
         "global": (config.lambda_global, GlobalLoss(clip, target, picture_weight=weight)),
         "in_domain": (config.lambda_in_domain, InDomainLoss(clip)),
     }
-    terms |= _reach_terms(clip, move, config)
+    terms |= _reach_terms(clip, aim, config)
     weighted = {name: term for name, term in terms.items() if term[0]}
     return weighted | {"way": terms["way"]} if weighted and "way" in terms else weighted
 
 
 def _reach_terms(
-    clip: Encoder, move: Aim, config: GuidanceConfig
+    clip: Encoder, aim: Aim, config: GuidanceConfig
 ) -> dict[str, tuple[float, FeatureLoss]]:
     """What needs to know how far the target asks to go; nothing where nobody can tell."""
-    if move.asked is None:
+    if aim.asked is None:
         return {}
-    length = config.reach * move.asked
+    length = config.reach * aim.asked
     return {
-        "cap": (config.lambda_cap, CapLoss(clip, move.direction, length)),
-        "point": (config.lambda_point, PointLoss(clip, length * move.direction)),
+        "cap": (config.lambda_cap, CapLoss(clip, aim.direction, length)),
+        "point": (config.lambda_point, PointLoss(clip, length * aim.direction)),
         # in units of what is asked for by the target, whatever was asked of the run
-        "way": (0.0, WayGone(clip, move.direction, move.asked)),
+        "way": (0.0, WayGone(clip, aim.direction, aim.asked)),
     }
 
 

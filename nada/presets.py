@@ -11,17 +11,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from nada.adapt import AdaptConfig, Select
 from nada.augment import Augmented
-from nada.clip import Encoder
+from nada.clip import Encoder, resize
 from nada.compute import SynthesisOptions
 from nada.formats.catalogue import CATALOGUE
 from nada.generator import Generator
 from nada.guidance import GuidanceConfig, Target, WeightedSum, build_loss, target_loss
 from nada.layers import SELECTION_OPTIONS, SELECTORS, SelectionConfig
-from nada.sample import sample
+from nada.sample import sample_batches
 from nada.settings import Setting, settings
 
 EXAMPLES = Path(__file__).with_name("examples.json")
@@ -124,7 +125,7 @@ _DEMO = Preset(
 )  # fmt: skip
 
 PRESETS = {
-    # the styles of the six layers of largest gradient: people stay more themselves, a file is small
+    # the styles of the six layers of largest gradient: a file of kilobytes, and crisp pictures
     "demo": _DEMO.with_(
         {"parameters": "styles", "train_to_rgb": True, "style_lr": 0.32, "k": 6, "lr": 0.008}
     ),
@@ -177,27 +178,31 @@ def prepare(
     """
     config, target = preset.config, Target.of(target)
     if target.pictures is not None and target.samples is None and frozen is not None:
-        target = replace(target, samples=_shown(frozen, config))
+        target = replace(target, samples=_seen(frozen, config, clips))
     options = SynthesisOptions(
         min(SELECTION_OPTIONS.micro_batch, config.micro_batch or config.batch),
         config.precision,
         config.resolution,
         config.checkpointing,
     )
+    method = preset.selection.method
+    of_what_trains = {"parameters": config.parameters} if method == "gradient" else {}
     select = partial(
-        SELECTORS[preset.selection.method],
+        SELECTORS[method],
         objective=target_loss(clips, target, preset.guidance.picture_weight),
         k=preset.selection.k,
         options=options,
+        **of_what_trains,
     )
-    if preset.selection.method == "gradient":  # of what trains
-        select.keywords["parameters"] = config.parameters
     return build_loss(clips, preset.source, target, preset.guidance), select
 
 
-def _shown(frozen: Generator, config: AdaptConfig) -> Tensor:
-    """What the generator shows, as varied as it will be trained."""
-    return sample(frozen, SOURCE_SEEDS, config.truncation_psi, precision=config.precision)
+def _seen(frozen: Generator, config: AdaptConfig, clips: Sequence[Encoder]) -> Tensor:
+    """What CLIP sees of what the generator shows, as varied as it will be trained: no more pixels,
+    since those of 32 images at 1024 would take 400 MB."""
+    psi, side = config.truncation_psi, max(clip.resolution for clip in clips)
+    batches = sample_batches(frozen, SOURCE_SEEDS, psi, batch=2, precision=config.precision)
+    return torch.cat([resize(images, side) for images in batches])
 
 
 # Prompts to start from

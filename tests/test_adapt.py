@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nada.adapt import AdaptConfig, DivergedError, adapt, trainable_copy
-from nada.guidance import GlobalLoss, GuidanceConfig, build_loss
+from nada.guidance import GlobalLoss, GuidanceConfig, Target, build_loss
 from nada.layers import (
     SELECTORS,
     SelectionConfig,
@@ -296,6 +296,19 @@ def test_rgb_outputs_train_beside_what_is_selected(generator, loss, parameters):
     assert tuple(asked) == generator.conv_names
     assert story[0].layers == (asked[2], *generator.to_rgb_names)
     assert layers_of(changed(generator, adapted)) == set(story[0].layers)
+
+
+def test_pictures_lead_from_samples_of_what_clip_sees(generator, clip_tiny, monkeypatch):
+    """Of 32 large images only so many pixels are kept as the model looks at."""
+    given = []
+    monkeypatch.setattr(
+        "nada.presets.build_loss", lambda clips, source, target, _: given.append(target)
+    )
+    pictures = torch.rand(2, 3, 20, 20)
+    prepare([clip_tiny], Target(pictures=pictures), Preset(QUICK), generator)
+    side = clip_tiny.resolution
+    assert given[0].samples.shape == (32, 3, side, side)
+    assert torch.equal(given[0].pictures, pictures)
 
 
 @pytest.mark.parametrize("parameters", ["weights", "styles", "both"])

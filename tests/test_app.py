@@ -369,6 +369,9 @@ def test_a_bad_picture_is_named_and_costs_nothing(client, painted, tmp_path):
             adapt(client, target="", pictures=given)
     with pytest.raises(Exception, match="The prompt is empty"):
         adapt(client, target="", pictures=[])
+    for no_text in (0, [], False):  # is none, but no empty text either
+        with pytest.raises(Exception, match="A prompt must be text"):
+            adapt(client, target=no_text, pictures=painted)
 
 
 def test_a_domain_of_styles_is_carried_over_when_asked(client, server, tmp_path):

@@ -137,7 +137,7 @@ def check_job(models: ServedModels, base: Preset, settings: dict, pictured: bool
     Raises:
         BadInput: for the first setting that cannot be used.
     """
-    names = ("source",) if pictured and not settings["target"] else ("source", "target")
+    names = ("source",) if pictured and settings["target"] in ("", None) else ("source", "target")
     for name in names:
         check_prompt(models.clips, name, settings[name])
     spoken = (plain(settings[name] or "") for name in ("source", "target"))
