@@ -47,6 +47,7 @@ SHOWN = 8  # images that are drawn while a run goes on
 STRIP = (0.0, 0.25, 0.5, 0.75, 1.0)  # strengths
 FILM_SEEDS = 3
 MAKING_SECONDS = 60  # from the admission of a visitor until there is what they make
+ANSWER_SECONDS = 5  # in which an answer is written out once it is there
 LONGEST = 1000  # characters that are remembered of a field
 STATE = "visitor.json"
 
@@ -83,6 +84,7 @@ class Session:
         self.looked_at: Blend = ()
         self.form: dict[str, object] = {}
         self.seen = self.heard = time.monotonic()
+        self._answered = -math.inf  # when a run of theirs had ended
         self.admitted = -math.inf  # when there was room for what they were about to make
         self._lock = threading.RLock()
         self._gone, self._is_new = False, True
@@ -104,6 +106,11 @@ class Session:
         """Whether a run goes on, or waits for its turn."""
         run = self.run
         return run is not None and not run.finished.is_set()
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a run goes on, or its answer may still be on its way to one who left."""
+        return self.is_training or time.monotonic() - self._answered < ANSWER_SECONDS
 
     @property
     def bytes(self) -> int:
@@ -261,7 +268,7 @@ class Session:
     def _end_run(self, run: TrainingRun, keep: bool) -> None:
         """A run's last act: what it made is kept, and looked at if no other has begun, or handed
         out; nothing is left of a visitor who was forgotten meanwhile."""
-        self.seen = time.monotonic()  # or one who left is forgotten while the answer is on its way
+        self._answered = time.monotonic()
         if self._gone:
             shutil.rmtree(self.folder, ignore_errors=True)
         elif run.domain and not keep:

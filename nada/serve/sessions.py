@@ -168,7 +168,7 @@ class Sessions:
         return [
             session
             for session in self._all()
-            if session is not but and not session.is_training and not self.is_watched(session)
+            if session is not but and not session.is_served and not self.is_watched(session)
         ]
 
     def _forget_surplus(self, latest: Session) -> None:
