@@ -22,6 +22,7 @@ from nada.serve.surroundings import (
     bare,
     check_address,
     ending_in_a_sentence,
+    hang_up_in_forks,
     make_usable,
     reach_without_proxy,
     why_plain,
@@ -696,6 +697,7 @@ def serve(args: argparse.Namespace) -> tuple[gr.Blocks, GeneratorChoices]:
     launch(blocks, choices.sessions, server_name=f"[{host}]" if ":" in host else host,
            server_port=args.port, root_path=args.root_path, mcp_server=args.mcp,
            prevent_thread_lock=True)  # fmt: skip
+    hang_up_in_forks(blocks.server_port)
     return blocks, choices
 
 

@@ -260,6 +260,36 @@ def listening(handler, **facts):
         running.shutdown()
 
 
+FORKING = """
+import os, socket, sys
+from nada.serve.surroundings import hang_up_in_forks
+server = socket.create_server(("127.0.0.1", 0))
+mine = socket.create_connection(server.getsockname())
+theirs, _ = server.accept()
+if sys.argv[1] == "careful":
+    hang_up_in_forks(server.getsockname()[1])
+reader, writer = os.pipe()
+if not os.fork():
+    os.close(writer)
+    os.read(reader, 1)  # until the other has looked
+    os._exit(0)
+os.close(reader)
+theirs.close()
+mine.settimeout(2)
+try:
+    print(mine.recv(1))
+except TimeoutError:
+    print("open")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks: none on this system")
+@pytest.mark.parametrize("how, said", [("careful", "b''\n"), ("as usual", "open\n")])
+def test_a_forked_process_keeps_no_line_open_that_the_server_closed(how, said):
+    run = [sys.executable, "-c", FORKING, how]
+    assert subprocess.check_output(run, cwd=ROOT, text=True, timeout=60) == said
+
+
 @pytest.mark.slow
 def test_the_hub_is_asked_by_the_proxy(tmp_path):
     with listening(Asked, asked=[]) as proxy:

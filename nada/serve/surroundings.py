@@ -8,10 +8,11 @@ import errno
 import os
 import re
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ from nada.machine import speak_utf8
 from op.backends import asked
 from op.build import BACKENDS, can_be_written, library_path, missing, private_folder
 
+INTERNET = (socket.AF_INET, socket.AF_INET6)
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # upper case means the same
 
 
@@ -157,6 +159,31 @@ def check_address(host: str, port: int | None) -> None:
         ) from error
     except OSError as error:
         raise CannotStart(f"{where} cannot be listened on{_remedy(error)}") from error
+
+
+def hang_up_in_forks(port: int) -> None:
+    """Let processes that are forked from now on hold none of the server's connections.
+
+    One that does keeps a connection open that the server has closed: a browser asks on by it, and
+    waits as long as that process lives.
+
+    Args:
+        port: that the server listens on.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: _hang_up(port))
+
+
+def _hang_up(port: int) -> None:
+    with open(os.devnull) as nothing, os.scandir("/dev/fd") as files:
+        for number in [int(file.name) for file in files]:
+            with suppress(OSError):  # the folder's own, which is closed by now
+                if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                    continue
+                with socket.socket(fileno=os.dup(number)) as line:
+                    is_servers = line.family in INTERNET and line.getsockname()[1] == port
+                if is_servers:  # not closed, or its number would be another file's
+                    os.dup2(nothing.fileno(), number)
 
 
 def _remedy(error: OSError) -> str:
