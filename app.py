@@ -97,7 +97,8 @@ ROWS = (
     ("lr", "style_lr", "select_every", "to_rgb"),
     ("batch", "seed", "truncation"),
     ("directional", "global_", "in_domain"),
-    ("point", "cap", "reach", "picture_weight"),
+    ("point", "cap", "reach"),
+    ("picture_weight", "token"),
 )
 # names of components, as inputs and outputs of events
 FORM = ("source", "target", *SETTINGS)

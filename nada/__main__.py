@@ -206,7 +206,8 @@ def add_adapt(commands) -> None:
     parser.add_argument("--picture", type=Path, nargs="+", default=[], metavar="FILE",
                         help=f"pictures of what they shall become, {MOST} at most, alone or beside "
                         "--target")  # fmt: skip
-    parser.add_argument("--source", help="what they are (default: the preset's)")
+    parser.add_argument("--source", help='what they are, "" for what CLIP sees of them '
+                        "(default: the preset's)")  # fmt: skip
     _add_out(parser, "domain file to write (default: by the target, a new one each time)")
     parser.add_argument(
         "--clip",
@@ -321,7 +322,7 @@ def chosen(args: argparse.Namespace) -> Suited:
         name, preset = args.preset, PRESETS[args.preset]
     given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
     preset = replace(preset, config=replace(preset.config, preview_every=0)).with_(given)
-    preset = replace(preset, source=args.source or preset.source)
+    preset = replace(preset, source=preset.source if args.source is None else args.source)
     return Suited(name, preset, clip if args.clip == "auto" else args.clip)
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nada.augment import Augmented
-from nada.clip import Encoder, PromptError, check_text, reach_of
+from nada.clip import Encoder, PromptError, check_text, has_tokens, reach_of
 from nada.formats.messages import quote
 from nada.settings import Range, check, setting
 
@@ -107,6 +107,24 @@ def text_move(
     return move
 
 
+def move_from_samples(
+    clip: Encoder, samples: Tensor, target: str, templates: Sequence[str] = TEMPLATES
+) -> Tensor:
+    """[D] from what the generator shows to a target prompt, averaged over templates; for who names
+    no source.
+
+    Args:
+        clip: the model whose space it is.
+        samples: [M, 3, H, W] in [-1, 1], of the frozen generator.
+        target, templates: as `text_move` takes them.
+
+    Raises:
+        PromptError: the prompt cannot be read.
+    """
+    words = prompt_features(clip, target, templates).mean(dim=0)
+    return words - mean_feature(clip, samples)
+
+
 def image_direction(clip: Encoder, source_images: Tensor, target_images: Tensor) -> Tensor:
     """Unit [D] from the mean of source images to the mean of target images.
 
@@ -134,7 +152,7 @@ class Target:
         pictures: [N, 3, H, W] in [-1, 1]; None for none.
         digests: sha256 of their files, where they came from files.
         samples: [M, 3, H, W] in [-1, 1], what the frozen generator shows: where pictures lead away
-            from.
+            from, and words where none stand for the source.
 
     Raises:
         PromptError: neither words nor pictures.
@@ -184,7 +202,8 @@ def move_to(
     added and made unit again (UniHDA, arXiv 2401.12596).
 
     How far pictures ask to go is how far their mean lies from the samples'; for words it is what
-    the model's reach makes of their length.
+    the model's reach makes of their length, and nobody can tell without words for the source, for
+    which what the samples show stands then.
 
     Raises:
         PromptError: a prompt cannot be read, both mean the same to this model, or the pictures
@@ -194,14 +213,32 @@ def move_to(
     target, parts = Target.of(target), []  # of parts: share, move, how far
     pictured = target.share(picture_weight)
     if pictured < 1:
-        move, reach = text_move(clip, source, target.words, templates), reach_of(clip)
-        parts.append((1 - pictured, move, None if reach is None else reach * float(move.norm())))
+        parts.append((1 - pictured, *_words_move(clip, source, target, templates)))
     if pictured > 0:
         move = picture_move(clip, target)
         parts.append((pictured, move, float(move.norm())))
     known = [share * asked for share, _, asked in parts if asked is not None]
     direction = _unit_sum((share, move) for share, move, _ in parts)
     return Aim(direction, sum(known) if len(known) == len(parts) else None)
+
+
+def _words_move(
+    clip: Encoder, source: str, target: Target, templates: Sequence[str]
+) -> tuple[Tensor, float | None]:
+    """The move that a target's words ask for, and how far images should go along it."""
+    if not source.strip():
+        return move_from_samples(clip, _samples(target), target.words, templates), None
+    move, reach = text_move(clip, source, target.words, templates), reach_of(clip)
+    return move, None if reach is None else reach * float(move.norm())
+
+
+def _samples(target: Target) -> Tensor:
+    if target.samples is None:
+        raise ValueError(
+            "Without words for the source, and for pictures, it matters what the generator shows: "
+            "give samples of it."
+        )
+    return target.samples
 
 
 def picture_move(clip: Encoder, target: Target) -> Tensor:
@@ -211,11 +248,9 @@ def picture_move(clip: Encoder, target: Target) -> Tensor:
         PromptError: they coincide.
         ValueError: there are no samples.
     """
-    if target.pictures is None or target.samples is None:
-        raise ValueError(
-            "Pictures lead away from what the generator shows: give samples of it beside them."
-        )
-    move = mean_feature(clip, target.pictures) - mean_feature(clip, target.samples)
+    if target.pictures is None:
+        raise ValueError("There are no pictures in the target: give some.")
+    move = mean_feature(clip, target.pictures) - mean_feature(clip, _samples(target))
     if move.norm() < 1e-3:
         raise PromptError(
             f"The pictures look like the generator's own to CLIP model {clip.name}: "
@@ -261,8 +296,12 @@ def _unit_sum(weighed: Iterable[tuple[float, Tensor]]) -> Tensor:
 
 
 class FeatureLoss(nn.Module, ABC):
-    """A loss of the unit features [N, D] of source and adapted images of the same latents."""
+    """A loss of the unit features [N, D] of source and adapted images of the same latents.
 
+    sees_tokens: whether `compare` takes unit tokens of patches [N, L, W] instead.
+    """
+
+    sees_tokens = False
     clip: Encoder
 
     def __init__(self, clip: Encoder):
@@ -407,6 +446,43 @@ class PointLoss(FeatureLoss):
         return (1 - F.cosine_similarity(adapted, source + self.move, dim=1)).mean()
 
 
+class TokenLoss(FeatureLoss):
+    """How far patches look from the pictures' own, whatever they show: the attentive style loss of
+    DiFa (arXiv 2305.16301); in [0, 2].
+
+    With the cosine distance C [L, M] of the tokens of an image and of a picture: the larger of the
+    mean over rows of min C and the mean over columns of min C, averaged over pairs of both.
+
+    Args:
+        clip: a model that `has_tokens`.
+        pictures: [R, 3, H, W] in [-1, 1].
+    """
+
+    sees_tokens = True
+    tokens: Tensor
+
+    @torch.no_grad()
+    def __init__(self, clip: Encoder, pictures: Tensor):
+        super().__init__(clip)
+        tokens = [_features_and_tokens(clip, one[None])[1] for one in pictures]
+        self.register_buffer("tokens", torch.cat(tokens))
+
+    def compare(self, source: Tensor | None, adapted: Tensor) -> Tensor:
+        """The scalar loss of unit tokens [N, L, W]; the source's are not looked at."""
+        distance = 1 - torch.einsum("nlw,rmw->nrlm", adapted, self.tokens)
+        return torch.maximum(
+            distance.amin(dim=3).mean(dim=2), distance.amin(dim=2).mean(dim=2)
+        ).mean()
+
+    def forward(self, source_images: Tensor, adapted_images: Tensor) -> Tensor:
+        """The scalar loss of images [N, 3, H, W] in [-1, 1]."""
+        return self.compare(None, _features_and_tokens(self.clip, adapted_images)[1])
+
+
+def _features_and_tokens(clip: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
+    return clip.encode_image_and_tokens(images)  # type: ignore[attr-defined]
+
+
 class WeightedSum(nn.Module):
     """Σ weight · term over {name: (weight, term)}; each term a FeatureLoss."""
 
@@ -423,12 +499,18 @@ class WeightedSum(nn.Module):
 
     def terms(self, source_images: Tensor, adapted_images: Tensor) -> dict[str, Tensor]:
         """Each term by name, unweighted; images are encoded once per CLIP model."""
-        features = {}
+        seen: dict[tuple[int, bool], tuple[Tensor | None, Tensor]] = {}
+        with_tokens = {id(term.clip) for term in self._losses if term.sees_tokens}
         for clip in {id(term.clip): term.clip for term in self._losses}.values():
             with torch.no_grad():
                 source = clip.encode_image(source_images)
-            features[id(clip)] = source, clip.encode_image(adapted_images)
-        values = (term.compare(*features[id(term.clip)]) for term in self._losses)
+            if id(clip) in with_tokens:
+                adapted, tokens = _features_and_tokens(clip, adapted_images)
+                seen[id(clip), True] = None, tokens
+            else:
+                adapted = clip.encode_image(adapted_images)
+            seen[id(clip), False] = source, adapted
+        values = (term.compare(*seen[id(term.clip), term.sees_tokens]) for term in self._losses)
         return dict(zip(self.weights, values, strict=True))
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -477,6 +559,10 @@ class GuidanceConfig:
         1.0, "Picture weight", "Of the pictures beside the words, which have 1.",
         range=Range(0, 100), place=17, served=Range(0.0, 10.0, 0.05),
     )  # fmt: skip
+    lambda_token: float = setting(
+        0.0, "Token loss", "Weight: brushwork and texture of the pictures, by CLIP's patches.",
+        range=Range(0, 1000), name="token", place=18, served=Range(0.0, 10.0, 0.05),
+    )  # fmt: skip
     views: int = setting(
         0, "Views", "Randomly changed copies of each image that CLIP sees; 0 for the image itself.",
         range=Range(0, 64),
@@ -511,12 +597,14 @@ def build_loss(
     Args:
         clips: the models, each once. Their weights count as shares of 1, so that the loss of an
             ensemble has the scale of one model's.
-        source: a prompt, which pictures alone need not.
+        source: a prompt; "" for what the target's samples show, which pictures alone start from in
+            any case.
         target: a prompt, or words and pictures. The global term uses the bare target prompt.
         config: the weights and the rest; the directional loss alone by default.
 
     Raises:
-        PromptError: a prompt cannot be read, or both mean the same to a model.
+        PromptError: a prompt cannot be read, both mean the same to a model, or none can have the
+            token loss.
         ValueError: no term has a weight, or the models and their weights do not pair.
     """
     config = config or GuidanceConfig()
@@ -530,6 +618,15 @@ def build_loss(
         suffix = f" {clip.name}" if len(clips) > 1 else ""
         for name, (weight, term) in _terms(clip, source, target, config).items():
             weighted[name + suffix] = (weight * share / sum(weights), term)
+    if (
+        config.lambda_token
+        and Target.of(target).pictures is not None
+        and not any(map(has_tokens, clips))
+    ):
+        raise PromptError(
+            f"The token loss needs a vision transformer, which {quote(clips[0].name)} is not: "
+            "set its weight to 0, or take another CLIP model."
+        )
     loss = WeightedSum(weighted)
     return Augmented(loss, config.views) if config.views else loss
 
@@ -546,6 +643,9 @@ def _terms(
         "in_domain": (config.lambda_in_domain, InDomainLoss(clip)),
     }
     terms |= _reach_terms(clip, aim, config)
+    pictures = Target.of(target).pictures
+    if pictures is not None and config.lambda_token and has_tokens(clip):
+        terms["token"] = (config.lambda_token, TokenLoss(clip, pictures))
     weighted = {name: term for name, term in terms.items() if term[0]}
     return weighted | {"way": terms["way"]} if weighted and "way" in terms else weighted
 

@@ -170,14 +170,15 @@ def prepare(
         target: a prompt, or words and pictures.
         preset: the settings.
         frozen: the generator to start from, whose samples pictures lead away from; only they need
-            it.
+            it, and words for which the preset has no source.
 
     Raises:
         PromptError: a prompt cannot be read, or a model sees no difference between the pictures and
             the samples.
     """
     config, target = preset.config, Target.of(target)
-    if target.pictures is not None and target.samples is None and frozen is not None:
+    needs_samples = target.pictures is not None or not preset.source.strip()
+    if needs_samples and target.samples is None and frozen is not None:
         target = replace(target, samples=_seen(frozen, config, clips))
     options = SynthesisOptions(
         min(SELECTION_OPTIONS.micro_batch, config.micro_batch or config.batch),

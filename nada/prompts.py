@@ -89,11 +89,14 @@ def direction_length(
 def direction_hint(
     clips: Sequence[Encoder], source: str, target: str, templates: Sequence[str]
 ) -> str:
-    """A sentence where CLIP hardly distinguishes the prompts; "" where the direction is sound.
+    """A sentence where CLIP hardly distinguishes the prompts; "" where the direction is sound, and
+    where there are no words for the source.
 
     Args:
         clips, source, target, templates: as `direction_length` takes them.
     """
+    if not source.strip():
+        return ""
     length = direction_length(clips, source, target, templates)
     if length < NEARLY_SAME:
         return (

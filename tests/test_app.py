@@ -40,7 +40,7 @@ def test_the_names_that_scripts_rely_on(client):
     }
     job = (
         "source target steps k select_every seed batch lr directional global_ in_domain truncation "
-        "method to_rgb parameters style_lr cap point reach picture_weight "
+        "method to_rgb parameters style_lr cap point reach picture_weight token "
         "domain_file carry_over pictures".split(),
         ["Pairs", "Status", "Domain file"],
     )
@@ -168,7 +168,6 @@ def test_info_tells_what_runs(client):
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 BAD = {
-    "empty source": ({"source": ""}, "source: The prompt is empty"),
     "blank target": ({"target": " \n\t"}, "target: The prompt is empty"),
     "10,000 characters": ({"target": "zombie " * 1429}, "target: The prompt has 10003 characters"),
     "10,000 letters": ({"target": "z" * 10_000}, "target: The prompt has 10000 characters"),
@@ -343,6 +342,14 @@ def test_pictures_alone_are_a_target(client, painted):
     assert told["title"] == "3 pictures" and told["pictures"]["count"] == 3
     other = adapt(client, target="", pictures=painted[:1])[2]
     assert not equal(Delta.load(other).tensors, delta.tensors)
+
+
+def test_a_source_may_be_left_out(client, painted):
+    _, status, file = adapt(client, source=" ")
+    named, words = Delta.load(adapt(client)[2]), Delta.load(file)
+    assert status["state"] == "finished" and "way" not in status["terms"]
+    assert words.metadata["source"] == "" and not equal(words.tensors, named.tensors)
+    assert adapt(client, source="", target="", pictures=painted)[1]["state"] == "finished"
 
 
 def test_pictures_stand_beside_words_with_a_weight(client, painted):

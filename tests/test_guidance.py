@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nada.clip import PromptError, resize
+from nada.clip import OpenCLIP, PromptError, has_tokens, resize
+from nada.clip import open_clip as ours
+from nada.clip.encoder import TOKEN_LAYER, Preprocessing
 from nada.guidance import (
     TEMPLATES,
     Augmented,
@@ -17,15 +19,21 @@ from nada.guidance import (
     InDomainLoss,
     PointLoss,
     Target,
+    TokenLoss,
     WayGone,
     WeightedSum,
     build_loss,
     image_direction,
+    mean_feature,
+    move_from_samples,
+    move_to,
     prompt_features,
     target_loss,
     text_direction,
     text_move,
 )
+from tests.clip_files import config as open_clip_config
+from tests.clip_files import towers
 from tests.helpers import golden, make_clip, relative_error
 
 GOLDEN = golden("guidance")
@@ -210,6 +218,105 @@ def test_pictures_that_lead_nowhere_get_a_sentence(clip_tiny, pictures):
         build_loss([clip_tiny], "", Target(pictures=pictures.pictures))
     with pytest.raises(PromptError, match="The prompt is empty"):
         Target(" ")
+
+
+# Words without a source
+
+
+def test_without_a_source_words_lead_from_what_the_samples_show(clip_tiny, pictures):
+    target = Target("zombie", samples=pictures.samples)
+    words = prompt_features(clip_tiny, "zombie").mean(dim=0)
+    move = words - mean_feature(clip_tiny, pictures.samples)
+    torch.testing.assert_close(move_from_samples(clip_tiny, pictures.samples, "zombie"), move)
+    aim = move_to(clip_tiny, " ", target)
+    torch.testing.assert_close(aim.direction, F.normalize(move, dim=0))
+    assert aim.asked is None
+    both = dataclasses.replace(pictures, words="zombie")
+    shown = image_direction(clip_tiny, both.samples, both.pictures)
+    expected = F.normalize(F.normalize(move, dim=0) + shown, dim=0)
+    torch.testing.assert_close(move_to(clip_tiny, "", both).direction, expected)
+    with pytest.raises(ValueError, match="give samples"):
+        move_to(clip_tiny, "", "zombie")
+
+
+# Tokens
+
+
+@pytest.fixture(scope="module")
+def clip_deep():
+    """A small CLIP with as many blocks as tokens need."""
+    return make_clip("deep", 16, 16, TOKEN_LAYER + 1, 64, 4, 24, 49408, 64, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["openai", "open_clip"])
+def test_tokens_are_the_patches_after_the_third_block(clip_deep, kind):
+    clip = clip_deep
+    if kind == "open_clip":
+        options = open_clip_config()
+        options["vision_cfg"]["layers"] = TOKEN_LAYER + 1
+        model = towers(options)
+        clip = OpenCLIP(model, "open", Preprocessing(), ours.open_clip().SimpleTokenizer(), 16)
+    images, caught = torch.randn(3, 3, 16, 16), []
+    visual, side = clip.model.visual, clip.resolution
+    visual.transformer.resblocks[TOKEN_LAYER - 1].ln_2.register_forward_hook(
+        lambda module, given, made: caught.append(given[0])
+    )
+    features, tokens = clip.encode_image_and_tokens(images)
+    torch.testing.assert_close(features, clip.encode_image(images))
+    patches = (side // visual.conv1.kernel_size[0]) ** 2
+    assert tokens.shape == (3, patches, caught[0].shape[-1])
+    torch.testing.assert_close(tokens.norm(dim=2), torch.ones(3, patches))
+    one = clip.encode_image_and_tokens(images[1:2])[1]  # an image's tokens are its own
+    torch.testing.assert_close(tokens[1], one[0], rtol=1e-3, atol=1e-5)
+    block = visual.transformer.resblocks[TOKEN_LAYER - 1]
+    expected = caught[0] + block.mlp(block.ln_2(caught[0]))
+    if expected.shape[0] != 3:
+        expected = expected.transpose(0, 1)
+    torch.testing.assert_close(tokens, F.normalize(expected[:, 1:], dim=2), rtol=1e-4, atol=1e-5)
+
+
+def test_the_token_loss_is_the_larger_mean_of_nearest_distances(clip_deep, pictures):
+    images = torch.rand(2, 3, 24, 24)
+    expected = []
+    for image in clip_deep.encode_image_and_tokens(images)[1]:
+        for picture in pictures.pictures:
+            (theirs,) = clip_deep.encode_image_and_tokens(picture[None])[1]
+            apart = [[1 - float(mine @ other) for other in theirs] for mine in image]
+            rows = sum(min(row) for row in apart) / len(apart)
+            columns = sum(min(column) for column in zip(*apart)) / len(theirs)
+            expected.append(max(rows, columns))
+    loss = TokenLoss(clip_deep, pictures.pictures)
+    assert loss(images, images).item() == pytest.approx(sum(expected) / 6, abs=1e-5)
+    own = TokenLoss(clip_deep, pictures.pictures[:1])
+    assert own(images, pictures.pictures[:1]).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_sum_of_terms_encodes_once_for_features_and_tokens(clip_deep, pictures, monkeypatch):
+    config = GuidanceConfig(lambda_token=0.5)
+    loss, images = build_loss([clip_deep], "", pictures, config), torch.rand(4, 3, 24, 24)
+    seen, encode = [], clip_deep.model.encode_image
+    monkeypatch.setattr(
+        clip_deep.model, "encode_image", lambda images: seen.append(len(images)) or encode(images)
+    )
+    adapted = images.clone().requires_grad_(True)
+    terms = loss.terms(images[:2], adapted[2:])
+    assert seen == [2, 2] and set(terms) == {"directional", "token", "way"}
+    terms["token"].backward()
+    assert adapted.grad[2:].abs().sum() > 0
+    torch.testing.assert_close(
+        terms["token"].detach(), TokenLoss(clip_deep, pictures.pictures)(None, images[2:]).detach()
+    )
+    assert loss.total(terms) == terms["directional"] + 0.5 * terms["token"]
+
+
+def test_who_has_no_tokens_is_left_out_or_told(clip_tiny, clip_deep, pictures):
+    config = GuidanceConfig(lambda_token=1.0)
+    assert has_tokens(clip_deep) and not has_tokens(clip_tiny)
+    both = build_loss([clip_deep, clip_tiny], "", pictures, config).weights
+    assert "token deep" in both and "token tiny" not in both
+    with pytest.raises(PromptError, match="“tiny” is not: set its weight to 0"):
+        build_loss([clip_tiny], "", pictures, config)
+    assert "token" not in build_loss([clip_tiny], "photo", "zombie", config).weights
 
 
 # Terms and their sum

@@ -19,6 +19,9 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+TOKEN_LAYER = 3  # whose tokens say how patches look, before much meaning is in them (DiFa)
+
+
 class PromptError(ValueError):
     """A prompt that CLIP cannot read; the message is a sentence for the person who typed it."""
 
@@ -74,6 +77,11 @@ def reach_of(clip: Encoder) -> float | None:
     """How far images of a domain lie from those of the source, along the text direction and as a
     share of its length: its `reach` (`nada.clip.reach`); None where nobody has measured that."""
     return getattr(clip, "reach", None)
+
+
+def has_tokens(clip: Encoder) -> bool:
+    """Whether it also tells how patches of an image look, by `encode_image_and_tokens`."""
+    return getattr(clip, "has_tokens", False)
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,32 @@ class ClipModule(nn.Module, ABC):
     def encode_image(self, images: Tensor) -> Tensor:
         """Unit features [N, D] of images [N, 3, H, W] in [-1, 1] (not clamped)."""
         return F.normalize(self.model.encode_image(self.preprocess(images)).float(), dim=-1)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the image tower is a transformer of TOKEN_LAYER blocks or more."""
+        return self._token_block is not None
+
+    @property
+    def _token_block(self) -> nn.Module | None:
+        transformer = getattr(self.model.visual, "transformer", None)
+        blocks = getattr(transformer, "resblocks", ())
+        return blocks[TOKEN_LAYER - 1] if len(blocks) >= TOKEN_LAYER else None
+
+    def encode_image_and_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What `encode_image` gives, and unit tokens [N, L, W] of the patches after TOKEN_LAYER
+        blocks; a tower that `has_tokens`, once for both."""
+        block, seen = self._token_block, []
+        assert block is not None
+        handle = block.register_forward_hook(lambda *called: seen.append(called[-1]))
+        try:
+            features = self.encode_image(images)
+        finally:
+            handle.remove()
+        tokens = seen[0]
+        if not getattr(self.model.visual.transformer, "batch_first", False):
+            tokens = tokens.transpose(0, 1)
+        return features, F.normalize(tokens[:, 1:].float(), dim=-1)  # the first is no patch's
 
 
 def resize(images: Tensor, side: int, mode: str = "bicubic", crop: bool = True) -> Tensor:

@@ -52,7 +52,7 @@ class Api:
         """Train the generator towards the target prompt and stream how it goes.
 
         Parameters:
-            source: What the generator shows now, such as "photo".
+            source: What the generator shows now, such as "photo"; "" for what CLIP sees of it.
             target: What it should show, such as "pencil sketch".
             {settings}
             domain_file: A domain to go on from; none for the generator itself.

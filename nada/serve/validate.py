@@ -137,12 +137,12 @@ def check_job(models: ServedModels, base: Preset, settings: dict, pictured: bool
     Raises:
         BadInput: for the first setting that cannot be used.
     """
-    names = ("source",) if pictured and settings["target"] in ("", None) else ("source", "target")
-    for name in names:
+    without_words = pictured and settings["target"] in ("", None)
+    for name in ("source", *(() if without_words else ("target",))):
         check_prompt(models.clips, name, settings[name])
     spoken = (plain(settings[name] or "") for name in ("source", "target"))
     source, target = (" ".join(text.split()) for text in spoken)
-    if source.casefold() == target.casefold():
+    if target and source.casefold() == target.casefold():
         raise BadInput("target", "Source and target are the same: say how they should differ.")
     checked = {name: check_setting(name, settings[name]) for name in SERVED}
     preset = replace(base.with_(checked), source=source)
@@ -161,7 +161,10 @@ def check_job(models: ServedModels, base: Preset, settings: dict, pictured: bool
 
 
 def check_prompt(clips: Sequence[Encoder], field: str, prompt) -> None:
-    """BadInput for a prompt that cannot be read, or of which CLIP knows not one word."""
+    """BadInput for a prompt that cannot be read, or of which CLIP knows not one word; a source may
+    be left out."""
+    if field == "source" and isinstance(prompt, str) and not prompt.strip():
+        return
     try:
         for clip in clips:
             clip.check_prompt(prompt)

@@ -157,7 +157,7 @@ def _card(domain: KeptDomain, is_open: bool) -> dict:
     facts = domain.metadata
     base = facts.get("generator", {})
     lines = {
-        "prompts": f"{facts['source']} → {domain.title}" if "source" in facts else domain.title,
+        "prompts": " → ".join(filter(None, [facts.get("source", ""), domain.title])),
         "seed": facts.get("config", {}).get("seed"),
         "steps": facts.get("steps_done"),
         **_weights(facts.get("blend", ())),
