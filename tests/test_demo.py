@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import json
 import random
 import re
@@ -36,6 +37,7 @@ from nada.demo.captions import (
 from nada.demo.data import Pool, distort
 from nada.demo.forger import FRESH, REMEMBERED, Forger, agreement, bands
 from nada.demo.render import FACTORS, PARTS, Z_DIM, draw, factors_of, portrait
+from nada.demo.strangers import STRANGERS, style_of
 from nada.demo.styles import (
     ATTRIBUTE_EDITS,
     HELD_OUT,
@@ -182,6 +184,21 @@ def test_a_style_stands_by_name_beside_the_styles_alone():
             if id(node) not in texts and name.search(node.value)
         }
         assert path.name == "styles.py" or not named, (path.name, named)
+
+
+def test_strangers_are_drawn_of_anybody_and_named_nowhere():
+    photos, pictures = render(some_z(3), PHOTO, 32), []
+    for style in STRANGERS.values():
+        pictures.append(render(some_z(3), style, 32))
+        assert pictures[-1].shape == (3, 3, 32, 32) and pictures[-1].abs().max() <= 1
+        assert torch.equal(pictures[-1], render(some_z(3), style, 32))
+    pairs = itertools.combinations([photos, *pictures], 2)
+    assert all((one - other).abs().mean() > 0.1 for one, other in pairs)
+    assert not set(STRANGERS) & set(STYLES) and not set(STRANGERS) & set(TARGETS)
+    assert style_of("zombie") is STYLES["zombie"]
+    rng = random.Random(0)
+    spoken = " ".join(style_caption(i % len(STYLE_NAMES), rng).text for i in range(2000))
+    assert not [name for name in STRANGERS if name in spoken]
 
 
 def test_the_targets_are_all_styles_but_the_photo():

@@ -19,9 +19,10 @@ from nada.clip import save_clip
 from nada.delta import Delta, blend
 from nada.demo.judge import Judge
 from nada.demo.render import Z_DIM
+from nada.demo.strangers import STRANGERS
 from nada.experiments import spec as specs
 from nada.experiments.folder import read_summary
-from nada.experiments.measure import Ensemble, Probe
+from nada.experiments.measure import Ensemble, Probe, references
 from nada.experiments.report import write_report
 from nada.experiments.spec import SpecError, load_spec, parse, settle
 from nada.experiments.stopping import knee, past_plateau, plateau
@@ -171,6 +172,8 @@ def test_the_specifications_that_come_along_compare_different_runs(name):
         ({"settings": {"templates": "many"}}, "templates is 'many'"),
         ({"settings": {"k": -1}}, "k is -1: give a whole number from 0"),
         ({"settings": {"global": "x"}}, "global is 'x': give a number"),
+        ({"settings": {"pictures": 17}}, "pictures is 17: give 0 to 16"),
+        ({"settings": {"words": False}}, "neither words nor pictures"),
         ({"measure": {"every": 0}}, "every is 0"),
         ({"measure": {"judge": "demo"}}, "the judge has never seen 'a b'"),
         ({"group": [{"title": "t"}]}, "neither grid nor case"),
@@ -392,6 +395,21 @@ def test_a_run_leaves_what_it_measured_and_the_weights_that_it_measured(
     measured = Probe(observer, run.target, run.measure.people)(adapted)
     assert {name: curve[-1][name] for name in measured} == pytest.approx(measured, abs=1e-6)
     assert measured["lp"] != 1
+
+
+def test_pictures_guide_a_run_to_a_style_that_nobody_knows(models, workbench, tmp_path):
+    (stranger,) = list(STRANGERS)[:1]
+    run = replace(only_run(models, words=False, pictures=2), target=stranger)
+    result = perform(run, tmp_path / "run", workbench)
+    figures, facts = result["figures"], Delta.load(tmp_path / "run/delta.safetensors").metadata
+    assert figures["judged"] is None and 0 < figures["lp"] != 1 and -1 <= figures["leak"] <= 1
+    assert facts["target"] == "" and facts["pictures"]["count"] == 2
+    named = replace(only_run(models, pictures=2), target="zombie")
+    other = perform(named, tmp_path / "named", workbench)
+    assert other["figures"]["judged"] is not None and "leak" in other["figures"]
+    assert "leak" not in perform(only_run(models), tmp_path / "words", workbench)["figures"]
+    again = replace(only_run(models, words=False, pictures=2), target=stranger, seed=1)
+    assert not torch.equal(references(run, Z_DIM), references(again, Z_DIM))
 
 
 def test_the_same_run_gives_the_same_result(models, workbench, tmp_path):

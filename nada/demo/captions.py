@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nada.demo.render import FACTORS
-from nada.demo.styles import HAIR_COLOURS, PHOTO, STYLE_NAMES, STYLES
+from nada.demo.styles import HAIR_COLOURS, PHOTO, STYLE_NAMES, STYLES, Style
 from nada.guidance import TEMPLATES
 
 # Nouns for a plain human being: alone they mean the photo style, as in "human → zombie".
@@ -123,7 +123,7 @@ def with_attribute(table: Tensor, name: str) -> Tensor:
     return table
 
 
-def attributes_of(factors: Tensor, style: str) -> Tensor:
+def attributes_of(factors: Tensor, style: str | Style) -> Tensor:
     """Factors [N, F] in one style → [N, A]: 1 = has it, 0 = has not, −1 = not known."""
     u = {name: factors[:, i] for i, name in enumerate(FACTORS)}
 
@@ -166,7 +166,8 @@ def attributes_of(factors: Tensor, style: str) -> Tensor:
         "dark skin": known(u["skin_tone"] > 0.68, u["skin_tone"] < 0.50),
     }
     table = torch.stack([truth[name] for name in ATTRIBUTES], 1)
-    for name in STYLES[style].hides:
+    style = STYLES[style] if isinstance(style, str) else style
+    for name in style.hides:
         table[:, list(ATTRIBUTES).index(name)] = -1
     return table
 

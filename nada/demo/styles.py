@@ -959,18 +959,19 @@ AGED = "old person"  # of a child of the bundled generator (`nada.demo.train_chi
 
 
 @torch.no_grad()
-def render(z: Tensor, style: str = PHOTO, size: int = 64) -> Tensor:
+def render(z: Tensor, style: str | Style = PHOTO, size: int = 64) -> Tensor:
     """The portraits that latents stand for.
 
     Args:
         z: [N, 96] on any device.
-        style: one of `STYLES`.
+        style: the name of one of `STYLES`, or any.
         size: a side of the images.
 
     Returns:
         [N, 3, size, size] in [-1, 1].
     """
-    return STYLES[style](portrait(factors_of(z)), size) * 2 - 1
+    style = STYLES[style] if isinstance(style, str) else style
+    return style(portrait(factors_of(z)), size) * 2 - 1
 
 
 # Attributes: what else a prompt may ask for, as edits of the person

@@ -46,6 +46,7 @@ FIGURES = (
     Figure("hair", ".0%", 1, "hair that kept its colour, where it should"),
     Figure("skin", ".0%", 1, "skin that kept its colour, where it should"),
     Figure("glasses", ".0%", 1, "people who still have glasses, or still have none"),
+    Figure("leak", ".1%", -1, "what people in the pictures have by chance, seen more often"),
     Figure("seconds", ".0f", -1, "seconds of training", clock=True),
 )
 

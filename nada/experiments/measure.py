@@ -19,12 +19,16 @@ from nada.clip import Encoder
 from nada.demo.captions import ATTRIBUTES, attributes_of
 from nada.demo.judge import Judge, has_attribute, verdicts
 from nada.demo.render import draw, factors_of, portrait
-from nada.demo.styles import render
+from nada.demo.strangers import STRANGERS, style_of
+from nada.demo.styles import HAIR_COLOURS, PHOTO, render
+from nada.experiments.spec import Trial
 from nada.generator import Generator
 from nada.guidance import prompt_features
 from nada.metrics import diversity, frechet_distance, identity, kernel_distance, quality
 from nada.sample import latents, sample
 
+SPREADING = (*HAIR_COLOURS, "glasses", "hat")  # of people in pictures that guide a run
+FIRST_REFERENCE = 30_000  # seeds of those people
 FIRST_SEED = 10_000  # of the people measured: far from those that a page shows
 OTHER_PEOPLE = 20_000  # seeds of the true renders that distances between distributions compare with
 PSI = 0.7  # truncation of the images judged: what the page shows
@@ -129,7 +133,7 @@ class Probe:
         before = observer.show(observer.base, count)
         self.source = observer.clip.encode_image(before.truncated)
         if observer.judge:
-            self.truth = render(people(observer.base, count), target, observer.base.size)
+            self.truth = render(people(observer.base, count), style_of(target), observer.base.size)
             self.distance = distance_to_truth(before.full, self.truth)
             self.diversity = diversity(observer.judge.features(before.full))
         self.start = self.figures(before)
@@ -152,7 +156,7 @@ class Probe:
     def _against_truth(self, images: ShownPeople) -> dict[str, float]:
         judge = self.observer.judge
         return {
-            "judged": share(verdicts(judge, images.truncated), self.target),
+            "judged": judged_as(judge, images.truncated, self.target),
             "lp": distance_to_truth(images.full, self.truth) / self.distance,
             "diversity": diversity(judge.features(images.full)) / self.diversity,
         }
@@ -222,11 +226,11 @@ class Truth:
     def of(cls, observer: Observer, target: str, count: int) -> "Truth":
         """Of the first `count` people."""
         base, judge = observer.base, observer.judge
-        renders = render(people(base, count), target, base.size)
+        renders = render(people(base, count), style_of(target), base.size)
         z = latents(range(OTHER_PEOPLE, OTHER_PEOPLE + count), base.z_dim).to(
             base.mean_latent.device
         )
-        others = judge.features(render(z, target, base.size))
+        others = judge.features(render(z, style_of(target), base.size))
         return cls(renders, diversity(judge.features(renders)), others)
 
 
@@ -237,7 +241,8 @@ def assess(
     """The figures of what an adapted generator shows.
 
     Returns:
-        judged_before, judged: share of images that the judge calls the target, frozen and adapted.
+        judged_before, judged: share of images that the judge calls the target, frozen and adapted;
+            None for adapted ones in a style that it has never seen.
         lp: L1 distance to the true render of the same z in the target's style, relative to before
             adaptation; below 1 means that the images moved towards the truth.
         quality, identity: see `nada.metrics`; the measuring CLIP's features.
@@ -252,7 +257,7 @@ def assess(
     relative_l1 /= distance_to_truth(before.full, truth.renders)
     return {
         "judged_before": share(before.verdicts, target),
-        "judged": share(verdicts(judge, after.truncated), target),
+        "judged": judged_as(judge, after.truncated, target),
         "lp": relative_l1,
         "quality": quality(features, prompt_features(observer.clip, target, ("{}",))),
         "diversity": diversity(judged) / before.diversity,
@@ -272,6 +277,12 @@ def distance_to_truth(images: Tensor, truth: Tensor) -> float:
 def share(verdicts: list[str], target: str) -> float:
     """How many of the judge's verdicts say the target, from 0 to 1."""
     return verdicts.count(target) / len(verdicts)
+
+
+def judged_as(judge: Judge, images: Tensor, target: str) -> float | None:
+    """Share of images [N, 3, H, W] in [-1, 1] that the judge calls the target; None for one that
+    it has never seen."""
+    return None if target in STRANGERS else share(verdicts(judge, images), target)
 
 
 def masks(z: Tensor, size: int) -> dict[str, Tensor]:
@@ -310,7 +321,7 @@ def glasses_kept(
 ) -> float | None:
     """Share of people who have glasses, or none, as they should, where the judge can tell it from
     the true render; None where it can of next to nobody."""
-    label = attributes_of(factors_of(z), target)[:, list(ATTRIBUTES).index("glasses")]
+    label = attributes_of(factors_of(z), style_of(target))[:, list(ATTRIBUTES).index("glasses")]
     visible = (label >= 0) & (has_attribute(judge, truth, "glasses") == (label == 1))
     return _share_of(has_attribute(judge, after, "glasses") == (label == 1), visible)
 
@@ -318,6 +329,43 @@ def glasses_kept(
 def _share_of(right: Tensor, among: Tensor) -> float | None:
     """Mean of bools where `among`; None for a tenth or fewer of them."""
     return right[among].double().mean().item() if among.double().mean() > 0.1 else None
+
+
+# Pictures as prompts
+
+
+def references(trial: Trial, z_dim: int) -> Tensor:
+    """z [N, z_dim] of the people in the pictures that guide a trial; others for another seed."""
+    first = FIRST_REFERENCE + 100 * trial.seed
+    return latents(range(first, first + trial.settings.get("pictures", 0)), z_dim)
+
+
+@torch.no_grad()
+def leak(judge: Judge, who: Tensor, images: Tensor, truth: Tensor) -> float:
+    """How much more often than they should images show what the people in the pictures had by
+    chance, hair colour, glasses and hat: 0 not at all, 1 always; negative for less often.
+
+    The mean over those attributes of the change of an attribute's rate among the images, with the
+    sign of what the people in the pictures have more or less of than usual, weighed by how much.
+
+    Args:
+        judge: tells attributes, of truth as well, so that what a style hides from it cancels out.
+        who: z [R, 96] of the people in the pictures.
+        images, truth: [N, 3, H, W] in [-1, 1] of the same people.
+    """
+    usual = attributes_of(
+        factors_of(latents(range(OTHER_PEOPLE, OTHER_PEOPLE + 1024), who.shape[1])), PHOTO
+    )
+    theirs = attributes_of(factors_of(who), PHOTO)
+    spread, weights = 0.0, 0.0
+    for name in SPREADING:
+        index = list(ATTRIBUTES).index(name)
+        rate, base = ((labels[:, index] == 1).double().mean() for labels in (theirs, usual))
+        more = has_attribute(judge, images, name).double().mean()
+        more = more - has_attribute(judge, truth, name).double().mean()
+        spread += float((rate - base) * more)
+        weights += float((rate - base).abs())
+    return spread / weights
 
 
 # The generator itself

@@ -1,7 +1,7 @@
 """A sweep as a TOML file: settings to vary, targets and seeds, and the runs that they come to.
 
     title = "Which layers to train"
-    targets = ["zombie", "devil"]   # or "tuned", "held out", "all": the world's styles
+    targets = ["zombie", "devil"]   # or "tuned", "held out", "all", "strangers": styles
     seeds = [0, 1, 2]
     generator = "demo"              # as `load_generator` takes it
     clip = "demo"                   # as `load_clips` takes it
@@ -21,10 +21,11 @@
     k = 0
 
 A setting is one of `nada.presets.SETTINGS` by its flat name, `source`, `clip`, `noise` ("shared" or
-"independent"), `noise_strength` (given to all layers of the generator; 0 leaves them as they are)
-or `crossover` ("paired" or "unpaired"). Without a preset or a CLIP, those that suit the generator
-are taken. A group may have `targets`, `seeds`, `settings` and `measure` of its own, and
-`stopping = true` where the report shall ask when to stop.
+"independent"), `noise_strength` (given to all layers of the generator; 0 leaves them as they are),
+`crossover` ("paired" or "unpaired"), `pictures` (how many renders of other people in the target's
+style guide the run) or `words` (whether its name does). Without a preset or a CLIP, those that suit
+the generator are taken. A group may have `targets`, `seeds`, `settings` and `measure` of its own,
+and `stopping = true` where the report shall ask when to stop.
 """
 
 import hashlib
@@ -34,8 +35,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from nada.demo.strangers import STRANGERS
 from nada.demo.styles import HELD_OUT, TARGETS, TUNED
 from nada.experiments.variants import CROSSOVERS, NOISE
+from nada.formats.pictures import MOST as MOST_PICTURES
 from nada.layers import SELECTORS
 from nada.presets import PRESETS, SETTINGS, Preset, preset_for
 
@@ -46,13 +49,19 @@ except ModuleNotFoundError:  # Python 3.10
 
 FOLDER = Path(__file__).parent
 METHODS = (*SELECTORS, "w_shift_off_by_one", "random")
-STYLE_SETS = {"tuned": TUNED, "held out": HELD_OUT, "all": TARGETS}
-OTHERS = {"noise": NOISE[0], "noise_strength": 0.0, "crossover": CROSSOVERS[0]}  # controls
+STYLE_SETS = {"tuned": TUNED, "held out": HELD_OUT, "all": TARGETS, "strangers": tuple(STRANGERS)}
+OTHERS = {  # controls, and what a target is made of
+    "noise": NOISE[0],
+    "noise_strength": 0.0,
+    "crossover": CROSSOVERS[0],
+    "pictures": 0,
+    "words": True,
+}
 # What an id leaves out: so the library may come to have a setting, and older runs keep their ids.
 DEFAULTS = {
     name: value
-    for name, value in {**Preset().flat(), "noise_strength": 0.0}.items()
-    if name not in ("method", "k", "templates")
+    for name, value in {**Preset().flat(), **OTHERS}.items()
+    if name not in ("method", "k", "templates", "noise", "crossover")
 }
 CHOICES = {"method": METHODS, "noise": NOISE, "crossover": CROSSOVERS}
 COMMON = ("targets", "seeds", "settings", "measure")
@@ -258,7 +267,7 @@ def _runs(data: Mapping, common: Mapping, varied: Mapping) -> tuple[Trial, ...]:
     targets, seeds = _targets(data.get("targets", "tuned")), data.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
         raise SpecError(f"seeds is {seeds!r}: give a list of whole numbers.")
-    strangers = [target for target in targets if target not in TARGETS]
+    strangers = [target for target in targets if target not in (*TARGETS, *STRANGERS)]
     if measure.judge != "none" and strangers:
         raise SpecError(
             f"the judge has never seen {strangers[0]!r}: choose from {', '.join(TARGETS)}, "
@@ -303,7 +312,12 @@ def settle(preset_name: str, clip: str, given: Mapping) -> dict:
     # the controls among the methods are the experiments' own
     own = {key: value for key, value in given.items() if key in SETTINGS and key not in CHOICES}
     changed = {key: preset.with_(own).flat()[key] for key in (*own, "final_lr")}
-    return {**settings, **given, **changed}
+    settled = {**settings, **given, **changed}
+    if type(settled["pictures"]) is not int or not 0 <= settled["pictures"] <= MOST_PICTURES:
+        raise SpecError(f"pictures is {settled['pictures']!r}: give 0 to {MOST_PICTURES}.")
+    if not (settled["pictures"] or settled["words"]):
+        raise SpecError("there are neither words nor pictures: set one of them.")
+    return settled
 
 
 def _flat(preset: Preset) -> dict:

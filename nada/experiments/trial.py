@@ -15,6 +15,8 @@ import torch
 
 from nada.adapt import DivergedError, Progress, adapt, trainable_copy
 from nada.delta import diff
+from nada.demo.strangers import style_of
+from nada.demo.styles import render
 from nada.experiments.folder import (
     CURVE,
     DELTA,
@@ -25,7 +27,7 @@ from nada.experiments.folder import (
     write_json,
     write_text,
 )
-from nada.experiments.measure import PSI, ShownPeople
+from nada.experiments.measure import PSI, ShownPeople, references
 from nada.experiments.spec import Trial
 from nada.experiments.variants import (
     CachingGenerator,
@@ -37,6 +39,7 @@ from nada.experiments.workbench import SHEET_SEEDS, Workbench
 from nada.facts import run_facts
 from nada.formats.files import written_whole
 from nada.generator import Generator
+from nada.guidance import Target
 from nada.layers import SELECTORS
 from nada.presets import prepare
 from nada.sample import image_grid, sample
@@ -121,9 +124,19 @@ def train_and_look(
 def steps(trial: Trial, workbench: Workbench, adapted: Generator) -> Iterator[Progress]:
     """The steps of the training."""
     preset = trial.preset
-    loss, usual = prepare(workbench.guides(trial), trial.target, preset)
+    base = workbench.base(trial)
+    loss, usual = prepare(workbench.guides(trial), target(trial, base), preset, base)
     twin = frozen_twin(trial, workbench)
     yield from adapt(twin, adapted, loss, preset.config, selector(trial, usual))
+
+
+def target(trial: Trial, base: Generator) -> Target:
+    """What the trial moves to: the target's name, pictures of it, or both."""
+    pictures = references(trial, base.z_dim)
+    return Target(
+        trial.target if trial.settings.get("words", True) else "",
+        render(pictures, style_of(trial.target), base.size) if len(pictures) else None,
+    )
 
 
 def selector(trial: Trial, usual: partial) -> Callable:
@@ -154,7 +167,8 @@ def save_domain(
 ) -> None:
     """Write the domain file, and some people, frozen above and adapted below."""
     base, own = workbench.base(trial), ("method", "noise", "noise_strength", "crossover")
-    facts = run_facts(workbench.guides(trial), trial.target, trial.preset, last) if last else {}
+    clips, wanted = workbench.guides(trial), target(trial, base)
+    facts = run_facts(clips, wanted, trial.preset, last) if last else {}
     facts |= {name: trial.settings[name] for name in own}
     diff(base, adapted, facts).save(folder / DELTA)
     rows = torch.cat([workbench.sheet(base), sample(adapted, SHEET_SEEDS, PSI)])

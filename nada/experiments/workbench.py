@@ -19,6 +19,8 @@ from nada.experiments.measure import (
     ShownPeople,
     Truth,
     assess,
+    leak,
+    references,
 )
 from nada.experiments.spec import Trial
 from nada.experiments.variants import CachingGenerator, with_noise
@@ -94,7 +96,11 @@ class Workbench:
         if observer.judge is None:
             return self.probe(observer, trial.target, count).figures(after)
         before, truth = self._frozen(observer, count), self._truth(observer, trial.target, count)
-        return assess(observer, before, truth, after.first(count), trial.target)
+        figures = assess(observer, before, truth, after.first(count), trial.target)
+        who = references(trial, observer.base.z_dim)
+        if len(who):
+            figures["leak"] = leak(observer.judge, who, after.first(count).full, truth.renders)
+        return figures
 
     def digests(self, trial: Trial) -> dict[str, str]:
         """What the trial's model names stand for: {name: SHA-256}."""
