@@ -448,7 +448,7 @@ class PointLoss(FeatureLoss):
 
 class TokenLoss(FeatureLoss):
     """How far patches look from the pictures' own, whatever they show: the attentive style loss of
-    DiFa (arXiv 2305.16301); in [0, 2].
+    DiFa (arXiv 2207.08736); in [0, 2].
 
     With the cosine distance C [L, M] of the tokens of an image and of a picture: the larger of the
     mean over rows of min C and the mean over columns of min C, averaged over pairs of both.
