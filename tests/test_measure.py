@@ -7,6 +7,7 @@ from PIL import Image
 from nada.demo.captions import ATTRIBUTES, attributes_of
 from nada.demo.render import Z_DIM, factors_of
 from nada.demo.styles import PHOTO, render
+from nada.experiments import measure
 from nada.experiments.evaluate import FORMS, first_clip, summary, table
 from nada.experiments.measure import colours_kept, distance_to_truth, leak, masks
 from nada.experiments.sheets import contact_sheet
@@ -34,18 +35,16 @@ def test_colours_count_as_kept_where_the_style_leaves_them():
 
 @pytest.mark.parametrize("more, expected", [(0, 0), (5, 0.5), (-5, -0.5)])
 def test_what_people_in_pictures_have_by_chance_leaks_by_its_rate(monkeypatch, more, expected):
-    """Ten with glasses: more glasses than should be are a leak, hats are none."""
+    """Ten with glasses: more glasses than should be are a leak."""
     z = torch.randn(400, Z_DIM, generator=torch.Generator().manual_seed(1))
     labels, glasses = attributes_of(factors_of(z), PHOTO), list(ATTRIBUTES).index("glasses")
-    monkeypatch.setattr("nada.experiments.measure.SPREADING", ("glasses",))
-    seen = {"truth": torch.arange(10) < 5, "images": torch.arange(10) < 5 + more}
-    monkeypatch.setattr(
-        "nada.experiments.measure.has_attribute", lambda _, images, name: seen[images]
-    )
-    assert leak(None, z[labels[:, glasses] == 1][:10], "images", "truth") == pytest.approx(expected)
-    assert leak(None, z[labels[:, glasses] == 0][:10], "images", "truth") == pytest.approx(
-        -expected
-    )
+    monkeypatch.setattr(measure, "SPREADING", ("glasses",))
+    many = (torch.arange(10)[:, None] < 5 + more).expand(-1, len(ATTRIBUTES))
+    half = (torch.arange(10)[:, None] < 5).expand(-1, len(ATTRIBUTES))
+    monkeypatch.setattr(measure, "attributes", lambda judge, seen: seen)
+    for has, sign in ((1, 1), (0, -1)):
+        who = z[labels[:, glasses] == has][:10]
+        assert leak(None, who, many, half) == pytest.approx(sign * expected)
 
 
 def test_a_table_leaves_out_what_a_style_does_not_leave():

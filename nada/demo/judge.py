@@ -135,9 +135,14 @@ def verdicts(judge: Judge, images: Tensor) -> list[str]:
     return [STYLE_NAMES[i] for i in look(judge, images)[0].argmax(1).tolist()]
 
 
+def attributes(judge: Judge, images: Tensor) -> Tensor:
+    """Whether the judge sees each of ATTRIBUTES in each image: [N, A] bool."""
+    return look(judge, images)[1] > 0
+
+
 def has_attribute(judge: Judge, images: Tensor, name: str) -> Tensor:
     """Whether the judge sees the attribute in each image: [N] bool."""
-    return look(judge, images)[1][:, list(ATTRIBUTES).index(name)] > 0
+    return attributes(judge, images)[:, list(ATTRIBUTES).index(name)]
 
 
 def disturb(images: Tensor) -> Tensor:

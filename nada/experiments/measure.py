@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nada.clip import Encoder
 from nada.demo.captions import ATTRIBUTES, attributes_of
-from nada.demo.judge import Judge, has_attribute, verdicts
+from nada.demo.judge import Judge, attributes, has_attribute, verdicts
 from nada.demo.render import draw, factors_of, portrait
 from nada.demo.strangers import STRANGERS, style_of
 from nada.demo.styles import HAIR_COLOURS, PHOTO, render
@@ -357,15 +357,19 @@ def leak(judge: Judge, who: Tensor, images: Tensor, truth: Tensor) -> float:
         factors_of(latents(range(OTHER_PEOPLE, OTHER_PEOPLE + 1024), who.shape[1])), PHOTO
     )
     theirs = attributes_of(factors_of(who), PHOTO)
-    spread, weights = 0.0, 0.0
-    for name in SPREADING:
-        index = list(ATTRIBUTES).index(name)
-        rate, base = ((labels[:, index] == 1).double().mean() for labels in (theirs, usual))
-        more = has_attribute(judge, images, name).double().mean()
-        more = more - has_attribute(judge, truth, name).double().mean()
-        spread += float((rate - base) * more)
-        weights += float((rate - base).abs())
-    return spread / weights
+    indices = [list(ATTRIBUTES).index(name) for name in SPREADING]
+    by_chance, more = (
+        _rates(one)[indices] - _rates(other)[indices]
+        for one, other in (
+            (theirs == 1, usual == 1),
+            (attributes(judge, images), attributes(judge, truth)),
+        )
+    )
+    return float((by_chance * more).sum() / by_chance.abs().sum())
+
+
+def _rates(has: Tensor) -> Tensor:
+    return has.double().mean(dim=0)
 
 
 # The generator itself
