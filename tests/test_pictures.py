@@ -9,9 +9,13 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from nada.__main__ import main
+from nada.checkpoint import load_generator
+from nada.delta import Delta, blend
 from nada.formats.pictures import MOST, SIDE, PictureError, read_picture, read_pictures
+from nada.sample import sample
 
 RED, WHITE = (1.0, -1.0, -1.0), (1.0, 1.0, 1.0)
 
@@ -180,3 +184,62 @@ def test_no_picture_takes_more_than_its_bounds(tmp_path):
     command = [sys.executable, "-c", MEMORY, *map(str, sorted(tmp_path.iterdir()))]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert told.count("pixels") == 2 and int(told.split()[-1]) < 700
+
+
+# A painting
+
+
+EDDIES = ((0.15, 0.2, 1), (0.8, 0.1, -1), (0.9, 0.7, 1), (0.05, 0.75, -1))  # x, y, turn
+
+
+def painting(side: int = 384) -> Image.Image:
+    """A head in ochre before a night sky that swirls, in short strokes, as no caption has it."""
+    numbers, picture = np.random.default_rng(0), Image.new("RGB", (side, side), (28, 42, 96))
+    brush = ImageDraw.Draw(picture)
+
+    def strokes(count, length, colour, inside):
+        for x, y in numbers.uniform(0, 1, (count, 2)):
+            if not inside(x, y):
+                continue
+            apart = [(x - u) ** 2 + (y - v) ** 2 for u, v, _ in EDDIES]
+            flow = sum(
+                turn * np.array([v - y, x - u]) / (square + 0.02)
+                for square, (u, v, turn) in zip(apart, EDDIES)
+            )
+            start = np.array([x, y])
+            end = start + length * flow / np.linalg.norm(flow)
+            paint = np.clip(colour(min(apart)) + numbers.normal(0, 18, 3), 0, 255)
+            brush.line([*start * side, *end * side], tuple(map(int, paint)), side // 90)
+
+    strokes(6000, 0.05, lambda r: (232, 200, 80) if r < 0.007 else (38, 66, 140), lambda x, y: True)
+    strokes(6000, 0.03, lambda r: (40, 70, 60), lambda x, y: y > 0.78 and abs(x - 0.5) < y - 0.55)
+    strokes(
+        9000, 0.03, lambda r: (200, 145, 80),
+        lambda x, y: ((x - 0.5) / 0.2) ** 2 + ((y - 0.52) / 0.27) ** 2 < 1,
+    )  # fmt: skip
+    strokes(
+        9000, 0.03, lambda r: (150, 70, 30),
+        lambda x, y: y < 0.42 and ((x - 0.5) / 0.24) ** 2 + ((y - 0.42) / 0.26) ** 2 < 1,
+    )  # fmt: skip
+    for x in (0.42, 0.58):
+        for width, colour in ((0.035, (200, 210, 190)), (0.012, (20, 50, 60))):
+            corners = [x - width, 0.49 - width / 2, x + width, 0.49 + width / 2]
+            brush.ellipse([corner * side for corner in corners], colour)
+    brush.line([0.44 * side, 0.67 * side, 0.56 * side, 0.67 * side], (120, 50, 40), side // 64)
+    return picture
+
+
+@pytest.mark.slow
+def test_one_painting_without_words_gives_its_night_and_its_ochre(tmp_path):
+    painting().save(tmp_path / "night.png")
+    out = tmp_path / "night.safetensors"
+    assert main(["adapt", "--picture", str(tmp_path / "night.png"), "--out", str(out)]) == 0
+    frozen = load_generator("demo")
+    adapted = blend(frozen, [(Delta.load(out), 1.0)])
+    corners = []
+    for generator in (frozen, adapted):
+        images = sample(generator, range(8), 0.7)
+        corners.append(images[..., :24, :24].mean(dim=(0, 2, 3)))  # of the backdrop
+    before, night = corners
+    blue = night[2] - night[:2].mean()
+    assert blue > 0.4 and blue > before[2] - before[:2].mean() + 0.4

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,11 +22,12 @@ from nada.demo.judge import Judge
 from nada.demo.render import Z_DIM
 from nada.demo.strangers import STRANGERS
 from nada.experiments import spec as specs
-from nada.experiments.folder import read_summary
+from nada.experiments.folder import read_summary, summarise
 from nada.experiments.measure import Ensemble, Probe, references
 from nada.experiments.report import write_report
 from nada.experiments.spec import SpecError, load_spec, parse, settle
 from nada.experiments.stopping import knee, past_plateau, plateau
+from nada.experiments.sweep import result_line
 from nada.experiments.trial import frozen_twin, perform
 from nada.experiments.variants import (
     CachingGenerator,
@@ -404,6 +406,9 @@ def test_pictures_guide_a_run_to_a_style_that_nobody_knows(models, workbench, tm
     figures, facts = result["figures"], Delta.load(tmp_path / "run/delta.safetensors").metadata
     assert figures["judged"] is None and 0 < figures["lp"] != 1 and -1 <= figures["leak"] <= 1
     assert facts["target"] == "" and facts["pictures"]["count"] == 2
+    assert re.fullmatch(r"lp \d\.\d\d, \d+ s", result_line(result))
+    kept = summarise(tmp_path / "run")
+    assert "judged" not in kept["curve"] and kept["figures"]["judged"] is None
     named = replace(only_run(models, pictures=2), target="zombie")
     other = perform(named, tmp_path / "named", workbench)
     assert other["figures"]["judged"] is not None and "leak" in other["figures"]

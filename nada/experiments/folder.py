@@ -149,7 +149,7 @@ def summarise(home: Path) -> dict:
 
 
 def _curve(looks: list[dict]) -> dict[str, list]:
-    names = [name for name in CURVES if name in looks[0]]
+    names = [name for name in CURVES if looks[0].get(name) is not None]
     curve = {name: [_rounded(look[name]) for look in looks] for name in names}
     return {"step": [look["step"] for look in looks], **curve}
 

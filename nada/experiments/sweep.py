@@ -119,7 +119,8 @@ def failure_line(error: Exception) -> str:
 def result_line(result: dict) -> str:
     """A result in a line."""
     figures = result["figures"]
-    names = ("judged", "lp") if "judged" in figures else ("quality", "identity")
+    wanted = ("judged", "lp") if "lp" in figures else ("quality", "identity")
+    names = [name for name in wanted if figures[name] is not None]
     shown = ", ".join(f"{name} {figures[name]:.2f}" for name in names)
     return ("diverged, " if result["diverged"] else "") + f"{shown}, {result['seconds']:.0f} s"
 
