@@ -499,14 +499,14 @@ class WeightedSum(nn.Module):
 
     def terms(self, source_images: Tensor, adapted_images: Tensor) -> dict[str, Tensor]:
         """Each term by name, unweighted; images are encoded once per CLIP model."""
-        seen: dict[tuple[int, bool], tuple[Tensor | None, Tensor]] = {}
+        seen: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
         with_tokens = {id(term.clip) for term in self._losses if term.sees_tokens}
         for clip in {id(term.clip): term.clip for term in self._losses}.values():
             with torch.no_grad():
                 source = clip.encode_image(source_images)
             if id(clip) in with_tokens:
                 adapted, tokens = _features_and_tokens(clip, adapted_images)
-                seen[id(clip), True] = None, tokens
+                seen[id(clip), True] = source, tokens  # which look at no source
             else:
                 adapted = clip.encode_image(adapted_images)
             seen[id(clip), False] = source, adapted

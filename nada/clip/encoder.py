@@ -18,7 +18,6 @@ MAX_CHARACTERS = 1000  # 77 tokens hold fewer; a longer "word" would keep the to
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-
 TOKEN_LAYER = 3  # whose tokens say how patches look, before much meaning is in them (DiFa)
 
 
