@@ -59,9 +59,9 @@ class Share:
             try:
                 await self.app(scope, self._bounded(receive), send)
             finally:
+                await asyncio.to_thread(self.tidy)
                 if self._uploading.total() == 1:  # none can begin before this line is over
                     self.remove_parts()
-                await asyncio.to_thread(self.tidy)
 
     @contextlib.asynccontextmanager
     async def _turn(self, address: str | None) -> AsyncIterator[None]:
