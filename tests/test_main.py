@@ -54,6 +54,17 @@ def parse(*arguments: str):
     return build_parser().parse_args(["adapt", "--target", "sketch", *arguments])
 
 
+def test_adapt_needs_no_source(models, tmp_path):
+    found = []
+    for source in (["--source", ""], []):
+        out = tmp_path / f"{len(source)}.safetensors"
+        arguments = ["adapt", *models, *FAST, "--target", "sketch", *source, "--out", str(out)]
+        assert main(arguments) == 0
+        found.append(Delta.load(out))
+    assert [delta.metadata["source"] for delta in found] == ["", "photo"]
+    assert not equal(found[0].tensors, found[1].tensors)
+
+
 def test_adapt_writes_a_domain_that_the_base_takes(models, tmp_path, capsys):
     out = tmp_path / "new" / "sketch.safetensors"
     arguments = ["adapt", *models, *FAST, "--target", "sketch", "--k", "2", "--out", str(out)]

@@ -424,3 +424,9 @@ def test_a_domain_of_styles_is_carried_over_with_a_tick(page, server, tmp_path):
     expect(card.locator("dd.carried_from")).to_have_text(fingerprint(parent)[:12])
     expect(card.locator("dd.family")).to_have_text(re.compile(r"^(9\d|100)%$"))
     assert fits(page)
+
+
+def test_a_source_may_be_left_empty(page):
+    field(page, "Source").fill("")
+    adapt(page, 4)
+    expect(page.locator(".card h3").first).to_have_text("zombie")
